@@ -1,0 +1,92 @@
+"""The key/value cache: what attention has already seen, in buffers of a fixed size."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gptwo.errors import UsageError
+from gptwo.model.config import GPT2Config
+
+# B rows (sequences), H heads, L slots (the longest sequence), D width of a head, T new tokens
+
+
+class Cache:
+    """Keys and values of every layer for a batch of sequences.
+
+    All rows fill the same number of slots. Rows of different length are padded on the left: their first slots
+    carry document -1 and no token sees them.
+
+    Args:
+        config: the network's shape.
+        batch: rows B.
+        length: slots L, at most config.n_positions tokens of each row can be real.
+        device, dtype: where and in which precision keys and values are held.
+    """
+
+    def __init__(
+        self,
+        config: GPT2Config,
+        batch: int,
+        length: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
+        shape = (config.n_layer, batch, config.n_head, length, config.head_dim)  # (layers, B, H, L, D)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.documents: Tensor | None = None  # (B, L) once a row has padding or several documents
+        self.length = 0
+
+    @property
+    def batch(self) -> int:
+        return self.keys.shape[1]
+
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[3]
+
+    def reserve(self, new: int, documents: Tensor | None) -> Tensor | None:
+        """Note the documents of `new` tokens; returns those of all tokens so far, (B, length + new), or None.
+
+        Raises:
+            UsageError: the cache has fewer than `new` free slots.
+        """
+        if self.length + new > self.capacity:
+            raise UsageError(
+                f"The cache holds {self.capacity} tokens; {self.length} are in it and {new} more were given.",
+                fix="trim the sequence, or make the cache longer",
+            )
+        if documents is None and self.documents is None:
+            return None
+        if self.documents is None:
+            self.documents = torch.zeros(self.batch, self.capacity, dtype=torch.long, device=self.keys.device)
+        span = slice(self.length, self.length + new)
+        self.documents[:, span] = 0 if documents is None else documents
+        return self.documents[:, : self.length + new]
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write new keys and values (B, H, T, D) of one layer; returns all of that layer, (B, H, length + T, D)."""
+        end = self.length + keys.shape[2]
+        self.keys[layer, :, :, self.length : end] = keys
+        self.values[layer, :, :, self.length : end] = values
+        return self.keys[layer, :, :, :end].to(keys.dtype), self.values[layer, :, :, :end].to(keys.dtype)
+
+    def advance(self, new: int) -> None:
+        """Count `new` tokens as seen, after every layer has appended them."""
+        self.length += new
+
+    def reorder(self, rows: Tensor) -> None:
+        """Row i becomes a copy of old row rows[i]; rows may repeat or leave some out (beams, finished sequences)."""
+        self.keys = self.keys[:, rows]
+        self.values = self.values[:, rows]
+        if self.documents is not None:
+            self.documents = self.documents[rows]
+
+    def repeat(self, times: int) -> None:
+        """Each row becomes `times` neighbouring copies."""
+        self.reorder(torch.arange(self.batch, device=self.keys.device).repeat_interleave(times))
+
+    def trim(self, length: int) -> None:
+        """Forget every token after the first `length`."""
+        self.length = min(self.length, length)

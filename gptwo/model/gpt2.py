@@ -1,0 +1,189 @@
+"""GPT-2: token ids in, hidden states out (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners").
+
+Heads and losses stand outside, in heads.py and loss.py. Module names are those of Hugging Face's GPT2Model, so
+weights and adapters travel; linear layers are plain `nn.Linear` (the transposes are in weights.py).
+
+    B rows (sequences, or packed sequences)    C width of the hidden states (n_embd)
+    T tokens in a row                          H heads, D width of a head; C = H * D
+    S tokens seen so far, cache included       V vocabulary
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from gptwo.errors import UsageError
+from gptwo.model.cache import Cache
+from gptwo.model.config import GPT2Config
+
+
+class Attention(nn.Module):
+    """Causal self-attention with several heads (Vaswani et al. 2017, section 3.2)."""
+
+    def __init__(self, config: GPT2Config, layer: int):
+        super().__init__()
+        self.layer = layer
+        self.heads = config.n_head
+        self.scale = 1.0 / math.sqrt(config.head_dim)
+        if config.scale_attn_by_inverse_layer_idx:
+            self.scale /= layer + 1
+        self.dropout = config.attn_pdrop
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.resid_dropout = nn.Dropout(config.resid_pdrop)
+
+    def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+        B, T, C = x.shape
+        query, key, value = (
+            part.view(B, T, self.heads, C // self.heads).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)
+            for part in self.c_attn(x).split(C, dim=2)
+        )
+        if cache is not None:
+            key, value = cache.append(self.layer, key, value)  # (B, H, S, D)
+        mixed = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=mask is None and T > 1,
+            scale=self.scale,
+        )  # (B, H, T, D)
+        mixed = mixed.transpose(1, 2).reshape(B, T, C)
+        return self.resid_dropout(self.c_proj(mixed))
+
+
+class MLP(nn.Module):
+    """Two linear layers around GELU in its tanh form (Hendrycks & Gimpel 2016, section 2)."""
+
+    def __init__(self, config: GPT2Config):
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, config.inner)
+        self.c_proj = nn.Linear(config.inner, config.n_embd)
+        self.dropout = nn.Dropout(config.resid_pdrop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each after its own layer norm and added to the residual stream."""
+
+    def __init__(self, config: GPT2Config, layer: int):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.attn = Attention(config, layer)
+        self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), mask, cache)
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT2(nn.Module):
+    """The network up to its last layer norm.
+
+    Args:
+        config: sizes and switches.
+
+    Attributes:
+        gradient_checkpointing: recompute each block in the backward pass instead of keeping its activations
+            (Chen et al. 2016); set it before training where memory is short.
+    """
+
+    def __init__(self, config: GPT2Config):
+        super().__init__()
+        self.config = config
+        self.gradient_checkpointing = False
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        self.drop = nn.Dropout(config.embd_pdrop)
+        self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+
+    def forward(
+        self,
+        ids: Tensor,
+        positions: Tensor | None = None,
+        documents: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Hidden states of a batch.
+
+        Args:
+            ids: (B, T) token ids; a negative id is padding and may stand anywhere that `documents` says -1,
+                or at the end of a row.
+            positions: (B, T) or (T,) position of each token, 0 to n_positions - 1; counted on from the cache's
+                length when None.
+            documents: (B, T) which document each token belongs to; a token sees the earlier tokens of its own
+                document only. None: each row is one document. With padding on the left, or several documents
+                packed into a row, this and `positions` make the result equal to each document alone.
+            cache: keys and values of earlier tokens; the new ones are added to it.
+
+        Returns:
+            (B, T, C) hidden states after the last layer norm; those of padding carry no meaning.
+
+        Raises:
+            UsageError: more tokens than positions, or more than the cache can hold.
+        """
+        past = 0 if cache is None else cache.length
+        T = ids.shape[1]
+        if positions is None:
+            if past + T > self.config.n_positions:
+                raise UsageError(
+                    f"The sequence has {past + T} tokens; this network has {self.config.n_positions} positions.",
+                    fix="shorten the text, or cut it into windows",
+                )
+            positions = torch.arange(past, past + T, device=ids.device)
+        seen = documents if cache is None else cache.reserve(T, documents)
+        mask = attention_mask(T, seen, past, ids.device)
+
+        x = self.drop(self.wte(ids.clamp(min=0)) + self.wpe(positions))  # (B, T, C)
+        for block in self.h:
+            if self.gradient_checkpointing and self.training:
+                x = checkpoint(block, x, mask, cache, use_reentrant=False)
+            else:
+                x = block(x, mask, cache)
+        if cache is not None:
+            cache.advance(T)
+        return self.ln_f(x)
+
+
+def attention_mask(T: int, documents: Tensor | None, past: int, device: torch.device) -> Tensor | None:
+    """Which of the S = past + T tokens each of the T new ones sees.
+
+    Returns:
+        (1 or B, 1, T, S) boolean, or None where plain causal attention says it all.
+    """
+    if documents is None and (past == 0 or T == 1):
+        return None
+    causal = torch.ones(T, past + T, dtype=torch.bool, device=device).tril(past)
+    if documents is None:
+        return causal[None, None]
+    same = documents[:, past:, None] == documents[:, None, :]  # (B, T, S)
+    return (causal & same)[:, None]
+
+
+def initialise(module: nn.Module, config: GPT2Config, generator: torch.Generator | None = None) -> None:
+    """Fresh weights for a network or a part of it (GPT-2 paper, section 2.3).
+
+    Normal(0, initializer_range) for matrices, smaller by sqrt(2 * n_layer) for the two projections into the
+    residual stream of each block; zero biases; layer norms at one and zero.
+    """
+    for name, part in module.named_modules():
+        if isinstance(part, nn.LayerNorm):
+            nn.init.ones_(part.weight)
+            nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.Linear | nn.Embedding):
+            std = config.initializer_range
+            if name.endswith("c_proj"):
+                std /= math.sqrt(2 * config.n_layer)
+            nn.init.normal_(part.weight, std=std, generator=generator)
+            if getattr(part, "bias", None) is not None:
+                nn.init.zeros_(part.bias)
