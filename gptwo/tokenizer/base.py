@@ -50,8 +50,9 @@ class Tokenizer:
     def __init__(self, backend: tokenizers.Tokenizer, *, end_token: str | None = None, start_token: str | None = None):
         backend.no_truncation()
         backend.no_padding()
-        named = [name for name in (start_token, end_token) if name is not None]
-        backend.add_special_tokens([_special(name) for name in named])
+        special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
+        named = [name for name in (start_token, end_token) if name is not None and name not in special]
+        backend.add_special_tokens([special_token(name) for name in named])
         backend.encode_special_tokens = True  # special tokens in the text are plain text
         self._backend = backend
         self._end_token, self._start_token = end_token, start_token
@@ -107,7 +108,7 @@ class Tokenizer:
                     why=f"Ordinary text already encodes to it (id {known}), so a user's input could forge it.",
                     fix=f"Choose a name that text does not hold, for example '<|{name.strip()}|>'.",
                 )
-        self._backend.add_special_tokens([_special(name) for name in names])
+        self._backend.add_special_tokens([special_token(name) for name in names])
         self._forget()
         return [self.vocab[name] for name in names]
 
@@ -226,8 +227,13 @@ class Tokenizer:
         model = state["model"]
         added = {token["id"]: (token["content"], token["special"]) for token in state["added_tokens"]}
         vocab = {i: token for token, i in model["vocab"].items() if i not in added}
+        if self.kind == "bpe":  # every byte is known, so an unknown token never comes into play
+            model["unk_token"] = None
         return {
             "kind": self.kind,
+            "model": {
+                key: value for key, value in model.items() if value and key not in ("vocab", "merges", "dropout")
+            },
             "vocab": sorted(vocab.items()),
             "merges": [pair.split(" ") if isinstance(pair, str) else pair for pair in model.get("merges", [])],
             "added": sorted(added.items()),
@@ -263,7 +269,8 @@ def repair_surrogates(text: str) -> str:
     return text if text.isascii() else _SURROGATES.sub(character, text)
 
 
-def _special(name: str) -> tokenizers.AddedToken:
+def special_token(name: str) -> tokenizers.AddedToken:
+    """A special token of the backend, matched as it is written."""
     return tokenizers.AddedToken(name, special=True, normalized=False)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Write every file of a tokenizer into `folder`, which is made if need be (see `Tokenizer.save`)."""
     state = json.loads(tokenizer._backend.to_str())
-    named = _named_tokens(tokenizer)
+    named = _named_tokens(tokenizer, state)
     config = {
         "tokenizer_class": _class_name(tokenizer, state),
         **named,
@@ -58,13 +58,13 @@ def _class_name(tokenizer: Tokenizer, state: dict[str, Any]) -> str:
     return "GPT2Tokenizer" if plain else "PreTrainedTokenizerFast"
 
 
-def _named_tokens(tokenizer: Tokenizer) -> dict[str, str]:
-    if tokenizer.kind == "bert":
-        names = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]"}
-        names["mask_token"] = "[MASK]"
-        return {role: name for role, name in names.items() if tokenizer.token_to_id(name) is not None}
+def _named_tokens(tokenizer: Tokenizer, state: dict[str, Any]) -> dict[str, str]:
     end = tokenizer._end_token
-    return {} if end is None else {role: end for role in ("bos_token", "eos_token", "unk_token", "pad_token")}
+    if state["model"]["type"] == "WordPiece":
+        names = {"cls_token": tokenizer._start_token, "sep_token": end, "unk_token": state["model"]["unk_token"]}
+        names |= {"pad_token": "[PAD]", "mask_token": "[MASK]"}
+        return {role: name for role, name in names.items() if name and tokenizer.token_to_id(name) is not None}
+    return {} if end is None else dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), end)
 
 
 def _options(state: dict[str, Any]) -> dict[str, Any]:
@@ -82,8 +82,9 @@ def _options(state: dict[str, Any]) -> dict[str, Any]:
 def _vocabulary_files(state: dict[str, Any]) -> dict[str, str]:
     model = state["model"]
     if model["type"] == "WordPiece":
-        rows = sorted(model["vocab"].items(), key=lambda item: item[1])
-        return {"vocab.txt": "".join(token + "\n" for token, _ in rows)}
+        tokens = {token_id: token for token, token_id in model["vocab"].items()}
+        rows = (tokens.get(row, "") for row in range(max(tokens) + 1))  # an id without a token keeps its line, empty
+        return {"vocab.txt": "".join(token + "\n" for token in rows)}
     merges = (pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])
     return {
         "vocab.json": json.dumps(model["vocab"], ensure_ascii=False),
