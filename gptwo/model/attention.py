@@ -1,0 +1,91 @@
+"""Causal attention for training on a CPU: blocks of queries that stay in the cache, through matrix products.
+
+PyTorch's own CPU kernel recomputes with a slow exponential; here the scores of a block of queries against the keys
+before it go through the machine's matrix unit in bf16, and the backward pass recomputes them block by block
+(Dao et al. 2022, "FlashAttention", without its tiling over keys). Nothing of size T x T is ever held.
+
+    B rows    H heads    T tokens    D width of a head    N = B * H
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BLOCK = 128  # queries at a time
+HEADS = 16  # heads at a time: with BLOCK queries their scores stay in the cache
+
+
+def blocked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Causal attention, equal to `scaled_dot_product_attention(..., is_causal=True)` up to rounding.
+
+    Args:
+        query, key, value: (B, H, T, D), the same length T.
+        mask: (B, 1, T, T) boolean, True where a token sees another (at least itself, never a later one);
+            None for plain causal attention.
+        scale: factor of the scores.
+
+    Returns:
+        (B, H, T, D).
+    """
+    return _BlockedAttention.apply(query, key, value, mask, scale)
+
+
+def _blocks(T: int):
+    for start in range(0, T, BLOCK):
+        yield start, min(T, start + BLOCK)
+
+
+def _probabilities(query, key, hidden, start, end, scale):
+    """Softmax of the scores of queries start..end against keys 0..end; `hidden` is -inf where not seen."""
+    scores = torch.bmm(query[:, start:end] * scale, key[:, :end].transpose(1, 2))  # (n, block, end)
+    scores.add_(hidden)
+    return torch.softmax(scores, -1)
+
+
+def _hidden(mask, rows: slice, heads: int, start: int, end: int, dtype) -> Tensor:
+    """What to add to the scores of a block: 0 where seen, -inf where not; (1 or n, block, end)."""
+    if mask is None:
+        seen = torch.ones(end - start, end, dtype=torch.bool).tril(start)[None]
+    else:
+        seen = mask[:, 0, start:end, :end].repeat_interleave(heads, 0)[rows]
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf"))
+
+
+class _BlockedAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, query, key, value, mask, scale):
+        B, H, T, D = query.shape
+        flat = [part.reshape(B * H, T, D) for part in (query, key, value)]  # (N, T, D)
+        out = torch.empty_like(flat[0])
+        for first in range(0, B * H, HEADS):
+            rows = slice(first, first + HEADS)
+            q, k, v = (part[rows] for part in flat)
+            for start, end in _blocks(T):
+                p = _probabilities(q, k, _hidden(mask, rows, H, start, end, q.dtype), start, end, scale)
+                torch.bmm(p, v[:, :end], out=out[rows, start:end])
+        ctx.save_for_backward(*flat, mask)
+        ctx.heads, ctx.scale = H, scale
+        return out.view(B, H, T, D)
+
+    @staticmethod
+    def backward(ctx, grad):
+        *flat, mask = ctx.saved_tensors
+        N, T, D = flat[0].shape
+        H, scale = ctx.heads, ctx.scale
+        grad = grad.reshape(N, T, D)
+        grad_query = torch.empty_like(flat[0])
+        grad_key, grad_value = torch.zeros_like(flat[0]), torch.zeros_like(flat[0])
+        for first in range(0, N, HEADS):
+            rows = slice(first, first + HEADS)
+            q, k, v = (part[rows] for part in flat)
+            for start, end in _blocks(T):
+                p = _probabilities(q, k, _hidden(mask, rows, H, start, end, q.dtype), start, end, scale)
+                g = grad[rows, start:end]
+                grad_value[rows, :end].add_(torch.bmm(p.transpose(1, 2), g))
+                grad_p = torch.bmm(g, v[:, :end].transpose(1, 2))
+                grad_s = torch._softmax_backward_data(grad_p, p, -1, p.dtype).mul_(scale)
+                torch.bmm(grad_s, k[:, :end], out=grad_query[rows, start:end])
+                grad_key[rows, :end].add_(torch.bmm(grad_s.transpose(1, 2), q[:, start:end]))
+        shape = (N // H, H, T, D)
+        return grad_query.view(shape), grad_key.view(shape), grad_value.view(shape), None, None
