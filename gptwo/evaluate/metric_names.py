@@ -1,0 +1,100 @@
+"""How each metric is called, which way is better, and how its value is written for a reader.
+
+A key may carry a part of the data after a slash: "bits_per_byte/zh" is bits per byte on the Chinese part.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MetricName:
+    """Title for a reader; `unit` is "share" (0..1, written as a percentage), "number", "bits" or "nats"."""
+
+    title: str
+    higher_is_better: bool
+    unit: str
+
+
+_SHARES = {
+    "accuracy": "Accuracy",
+    "subset_accuracy": "Subset accuracy",
+    "token_accuracy": "Token accuracy",
+    "precision": "Precision",
+    "recall": "Recall",
+    "f1": "F1",
+    "micro_f1": "Micro F1",
+    "macro_f1": "Macro F1",
+    "weighted_f1": "Weighted F1",
+    "samples_f1": "Samples F1",
+    "entity_precision": "Entity precision",
+    "entity_recall": "Entity recall",
+    "entity_f1": "Entity F1",
+    "entity_macro_f1": "Entity macro F1",
+    "token_macro_f1": "Token macro F1",
+    "roc_auc": "ROC AUC",
+    "average_precision": "Average precision",
+    "exact_match": "Exact match",
+}
+METRICS = {
+    **{key: MetricName(title, True, "share") for key, title in _SHARES.items()},
+    "ece": MetricName("Calibration error", False, "share"),
+    "log_loss": MetricName("Log-loss", False, "nats"),
+    "loss": MetricName("Loss", False, "nats"),
+    "perplexity": MetricName("Perplexity", False, "number"),
+    "bits_per_byte": MetricName("Bits per byte", False, "bits"),
+    "bits_per_token": MetricName("Bits per token", False, "bits"),
+    "bits_per_character": MetricName("Bits per character", False, "bits"),
+}
+
+
+def metric_name(key: str) -> MetricName:
+    """What is known of a metric key; an unknown key is a number where more is better.
+
+    "loss" at the end of an unknown key ("valid_loss") makes less better.
+    """
+    base, _, part = key.partition("/")
+    known = METRICS.get(base)
+    if known is None:
+        lower = base.endswith(("loss", "perplexity", "error"))
+        known = MetricName(base.replace("_", " ").capitalize(), not lower, "number")
+    return MetricName(f"{known.title}, {part}", known.higher_is_better, known.unit) if part else known
+
+
+def format_value(key: str, value: float | None) -> str:
+    """A value for a table: shares as percentages with one digit, others with as many digits as mean something."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    unit = metric_name(key).unit
+    if unit == "share":
+        return f"{100 * value:.1f}"
+    if unit == "number":
+        return f"{value:.2f}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:.3f}"
+
+
+def format_difference(key: str, value: float) -> str:
+    """The size of a difference with its unit: "2.1 points", "0.041 bits"."""
+    kind = metric_name(key)
+    if kind.unit == "share":
+        return f"{abs(100 * value):.1f} points"
+    return format_value(key, abs(value)) + ("" if kind.unit == "number" else f" {kind.unit}")
+
+
+def unit_title(key: str) -> str:
+    """The metric with its unit, for a heading or an axis: "Accuracy, %", "Log-loss, nats"."""
+    kind = metric_name(key)
+    suffix = {"share": ", %", "nats": ", nats"}.get(kind.unit, "")
+    return kind.title + suffix
+
+
+def best_of(key: str, values: list[float | None]) -> set[int]:
+    """Indices of the best among `values` as they are written (ties are all best); None and NaN never are."""
+    written = {i: round(v, 10) for i, v in enumerate(values) if v is not None and math.isfinite(v)}
+    if not written:
+        return set()
+    choose = max if metric_name(key).higher_is_better else min
+    top = format_value(key, choose(written.values()))
+    return {i for i, value in written.items() if format_value(key, value) == top}
