@@ -50,6 +50,7 @@ def build_optimizers(
     *,
     name: str,
     learning_rate: float,
+    head_learning_rate: float | None = None,
     weight_decay: float = 0.1,
     betas: tuple[float, float] = (0.9, 0.95),
     epsilon: float = 1e-8,
@@ -63,6 +64,7 @@ def build_optimizers(
         model: a network; only parameters with requires_grad are tuned.
         name: "adamw", or "muon" (which uses AdamW beside it).
         learning_rate: peak of AdamW.
+        head_learning_rate: peak for a label head, which starts from nothing; None means learning_rate.
         weight_decay: decoupled decay of matrices (Loshchilov & Hutter 2019).
         muon_learning_rate: peak of Muon; None means that of AdamW (updates have AdamW's size).
         layer_decay: factor of the learning rate from one block to the one below it; 1 is none
@@ -78,6 +80,8 @@ def build_optimizers(
         found: dict[tuple[float, float], list[Tensor]] = {}
         for info in members:
             rate = peak * layer_decay ** (top - info.depth)
+            if head_learning_rate and info.name.startswith(("score.", "classifier.")):
+                rate = head_learning_rate
             found.setdefault((rate, weight_decay if decays(info) else 0.0), []).append(info.tensor)
         return [
             {"params": tensors, "lr": rate, "peak": rate, "weight_decay": decay}
@@ -144,6 +148,6 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
         x = x.transpose(1, 2)
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
-        gram = x.transpose(1, 2) @ x  # (n, small, small)
-        x = a * x + x @ (b * gram + c * gram @ gram)
+        gram = x @ x.transpose(1, 2)  # (n, small, small)
+        x = a * x + (b * gram + c * gram @ gram) @ x
     return x.transpose(1, 2) if flip else x

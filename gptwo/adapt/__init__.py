@@ -1,0 +1,1 @@
+"""What is tuned: which parameters of a network move."""

@@ -1,0 +1,136 @@
+"""Examples into batches: packing without padding, length buckets, and what the network needs beside the ids.
+
+    B rows    T tokens in a row    N records in a batch
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gptwo.model.loss import IGNORE
+from gptwo.tokenizer import PAD_ID
+
+
+@dataclass(frozen=True)
+class Example:
+    """One record as the network sees it.
+
+    Args:
+        ids: its token ids.
+        labels: for each token, the label of what follows or belongs to it; IGNORE (-100) where there is no loss.
+            None where the record as a whole has a target.
+        target: the record's own target: a label's index, or a list of 0 and 1 for several labels.
+        index: the record's place in its data set.
+        truncated: tokens that were cut off to fit.
+    """
+
+    ids: Sequence[int]
+    labels: Sequence[int] | None = None
+    target: Any = None
+    index: int = 0
+    truncated: int = 0
+
+
+@dataclass
+class Batch:
+    """What goes through the network at once.
+
+    Args:
+        ids: (B, T) token ids, PAD_ID at padding.
+        positions: (B, T) position of each token in its own document.
+        documents: (B, T) which document of the row a token belongs to, -1 at padding; None: one document a row.
+        labels: (B, T) labels of tokens, IGNORE where there is no loss; None for record targets.
+        last: (N,) where each record's last token lies in the flattened B * T.
+        targets: (N,) or (N, labels) targets of whole records.
+        indices: (N,) each record's place in its data set.
+    """
+
+    ids: Tensor
+    positions: Tensor | None = None
+    documents: Tensor | None = None
+    labels: Tensor | None = None
+    last: Tensor | None = None
+    targets: Tensor | None = None
+    indices: list[int] = field(default_factory=list)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        moved = {
+            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are not padding."""
+        return int((self.ids >= 0).sum())
+
+
+def collate(examples: Sequence[Example], *, row_tokens: int | None = None) -> Batch:
+    """Put examples into rows.
+
+    Args:
+        examples: at least one.
+        row_tokens: pack several examples into rows of at most this many tokens (first fit, longest first), each
+            seeing only itself; None gives every example a row of its own, padded on the right.
+
+    Returns:
+        A batch whose results are equal to those of each example alone. Records keep the order of `examples`.
+    """
+    lengths = [len(example.ids) for example in examples]
+    rows = pack_rows(lengths, row_tokens) if row_tokens else [[i] for i in range(len(examples))]
+    width = max(sum(lengths[i] for i in row) for row in rows)
+    shape = (len(rows), width)
+    ids = np.full(shape, PAD_ID, dtype=np.int64)
+    positions = np.zeros(shape, dtype=np.int64)
+    documents = np.full(shape, -1, dtype=np.int64)
+    labels = np.full(shape, IGNORE, dtype=np.int64)
+    last = np.zeros(len(examples), dtype=np.int64)
+    for r, row in enumerate(rows):
+        start = 0
+        for document, i in enumerate(row):
+            end = start + lengths[i]
+            ids[r, start:end] = examples[i].ids
+            positions[r, start:end] = np.arange(lengths[i])
+            documents[r, start:end] = document
+            if examples[i].labels is not None:
+                labels[r, start:end] = examples[i].labels
+            last[i] = r * width + end - 1
+            start = end
+    packed = any(len(row) > 1 for row in rows)
+    by_record = examples[0].target is not None
+    return Batch(
+        ids=torch.from_numpy(ids),
+        positions=torch.from_numpy(positions),
+        documents=torch.from_numpy(documents) if packed else None,
+        labels=torch.from_numpy(labels) if examples[0].labels is not None else None,
+        last=torch.from_numpy(last),
+        targets=torch.tensor([example.target for example in examples]) if by_record else None,
+        indices=[example.index for example in examples],
+    )
+
+
+def pack_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Distribute items over rows of a capacity: first fit, longest first; an item above it gets its own row.
+
+    >>> pack_rows([3, 9, 4, 2], 10)
+    [[1], [2, 0, 3]]
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for item in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        for row, left in enumerate(room):
+            if lengths[item] <= left:
+                rows[row].append(item)
+                room[row] -= lengths[item]
+                break
+        else:
+            rows.append([item])
+            room.append(capacity - lengths[item])
+    return rows

@@ -1,0 +1,253 @@
+"""Recipes: everything a run does, as one checked table. Defaults < TOML file < environment < flags.
+
+Each section is a pydantic model that forbids unknown keys; a field's description is its documentation and the help
+of its flag. In the environment a key is written GPTWO__SECTION__KEY, e.g. GPTWO__TRAIN__SEED=3.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gptwo.errors import MissingError, UsageError, did_you_mean
+
+PREFIX = "GPTWO__"
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values are checked again when they are set."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, protected_namespaces=())
+
+
+class ModelSection(Section):
+    base: str | None = Field(None, description="start from this model: a hub name or a folder; none: fresh weights")
+    tokenizer: str | None = Field(None, description="folder or file of the tokenizer; none: that of the base model")
+    preset: str | None = Field(None, description="size of fresh weights: gpt2, gpt2-medium, gpt2-large, gpt2-xl")
+    n_layer: int | None = Field(None, ge=1, description="blocks, for fresh weights")
+    n_embd: int | None = Field(None, ge=1, description="width of the hidden states, for fresh weights")
+    n_head: int | None = Field(None, ge=1, description="attention heads, for fresh weights")
+    n_positions: int | None = Field(None, ge=1, description="longest sequence in tokens, for fresh weights")
+    tie_word_embeddings: bool = Field(True, description="share the token embedding with the vocabulary projection")
+    scale_attn_by_inverse_layer_idx: bool = Field(False, description="divide attention scores of block i by i + 1")
+    dropout: float | None = Field(None, ge=0, le=1, description="all three dropout rates; none: the model's own")
+    random: bool = Field(False, description="keep the base model's shape and tokenizer but start from random weights")
+
+
+class DataSection(Section):
+    train: list[str] = Field([], description="files, folders or globs of training data (or a folder of token shards)")
+    valid: list[str] = Field([], description="data for early stopping; none: a share of the training data")
+    test: list[str] = Field([], description="data for the report; none: the validation data, and the report says so")
+    valid_share: float = Field(0.1, gt=0, lt=1, description="share of the training data set aside without valid")
+    columns: dict[str, str] = Field({}, description="our name of a column = its name in the file")
+    format: str | None = Field(None, description="csv, tsv, jsonl, json, parquet, conll, label-first; none: by name")
+    encoding: str = Field("utf-8-sig", description="text encoding of the files")
+    label_separator: str | None = Field(None, description="splits several labels in one column")
+    max_length: int | None = Field(None, ge=1, description="tokens kept of a record; none: what the model can take")
+    block_size: int | None = Field(None, ge=1, description="tokens in a row of running text; none: n_positions")
+    strict: bool = Field(False, description="stop at the first bad row instead of listing it in rejects.jsonl")
+    limit: int | None = Field(None, ge=1, description="use only this many training records")
+    packed: bool = Field(True, description="put several records in a row instead of padding")
+
+
+class TaskSection(Section):
+    name: Literal["language", "classify", "tag"] = Field("language", description="what is learned")
+    labels: list[str] | None = Field(None, description="labels in order; none: those of the training data, sorted")
+    multi_label: bool = Field(False, description="a text may have several labels, or none")
+    class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
+        "none", description="weight of each label in the loss; balanced: inverse to its frequency"
+    )
+    binary: bool = Field(False, description="two labels by one score and binary cross-entropy")
+    positive: str | None = Field(None, description="the label that counts as positive in binary metrics")
+    threshold: float = Field(0.5, gt=0, lt=1, description="a label is predicted above this probability")
+    scheme: Literal["auto", "IOB1", "IOB2", "BIOES", "plain"] = Field("auto", description="how the tags mark entities")
+    context: Literal["both", "left"] = Field("both", description="tagging: text seen by a token (both: given twice)")
+    prompt: str | None = Field(None, description="language: {column} template whose tokens carry no loss")
+
+
+class TrainSection(Section):
+    steps: int | None = Field(None, ge=1, description="optimizer steps; none: by epochs")
+    epochs: float = Field(3.0, gt=0, description="passes over the training data")
+    batch_size: int = Field(8, ge=1, description="rows (running text) or records in a micro-batch")
+    accumulate: int = Field(1, ge=1, description="micro-batches in an optimizer step")
+    clip: float = Field(1.0, ge=0, description="largest norm of the gradient; 0 is none")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all labels")
+    seed: int = Field(0, ge=0, description="of weights, order and dropout")
+    device: str = Field("auto", description="auto, cpu, cuda, mps")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of matrix products")
+    threads: int | None = Field(None, ge=1, description="CPU threads; none: all this process may use")
+    compile: bool = Field(False, description="compile the blocks with torch.compile (needs a C++ compiler on a CPU)")
+    gradient_checkpointing: bool = Field(False, description="recompute activations to save memory")
+    log_every: int = Field(10, ge=1, description="steps between log lines")
+    evaluate_every: int | None = Field(None, ge=1, description="steps between evaluations; none: once an epoch")
+    evaluate_batches: int | None = Field(None, ge=1, description="batches of an evaluation of running text; none: all")
+    checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints; none: at evaluations")
+    keep_last: int = Field(2, ge=1, description="checkpoints that are kept")
+    sample_every: int | None = Field(None, ge=1, description="steps between samples of generated text; none: never")
+    sample_prompts: list[str] = Field([], description="prompts of the samples; none: an empty one")
+    metric: str | None = Field(None, description="what decides the best checkpoint; none: the task's own")
+    patience: int | None = Field(None, ge=1, description="stop after this many evaluations without a better one")
+
+
+class OptimizerSection(Section):
+    name: Literal["adamw", "muon"] = Field("adamw", description="muon: Muon for the blocks' matrices, AdamW beside it")
+    learning_rate: float = Field(5e-5, gt=0, description="peak learning rate of AdamW")
+    muon_learning_rate: float | None = Field(None, gt=0, description="peak of Muon; none: learning_rate")
+    weight_decay: float = Field(0.01, ge=0, description="decoupled decay of matrices")
+    l2: float = Field(0.0, ge=0, description="L2 penalty: adds this times the weight to the gradient of matrices")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's first moment")
+    beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's second moment")
+    epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="factor of the learning rate from a block to the one below")
+    head_learning_rate: float | None = Field(None, gt=0, description="peak for a label head; none: learning_rate")
+
+
+class ScheduleSection(Section):
+    name: Literal["cosine", "linear", "wsd", "constant"] = Field("linear", description="shape after the warm-up")
+    warmup: float = Field(0.05, ge=0, description="steps of warm-up; below 1 a share of the run")
+    floor: float = Field(0.0, ge=0, le=1, description="factor of the learning rate at the end")
+    decay: float = Field(0.2, gt=0, le=1, description="share of the run in which wsd falls")
+
+
+class FreezeSection(Section):
+    policy: Literal["all", "head", "last", "embeddings", "pattern"] = Field(
+        "all", description="tuned: all, the head only, the last blocks and head, all but embeddings, or by name"
+    )
+    last: int = Field(2, ge=0, description="blocks tuned with policy last")
+    pattern: str | None = Field(None, description="regular expression of the parameters that are tuned")
+    gradual_every: int | None = Field(None, ge=1, description="unfreeze one more block from the top each so many steps")
+
+
+class TrackSection(Section):
+    trackers: list[str] = Field(["console", "events"], description="console, events, tensorboard, wandb, mlflow")
+    project: str = Field("gptwo", description="project name for wandb and mlflow")
+
+
+class Recipe(Section):
+    """Everything a run does. See the sections for their keys."""
+
+    model: ModelSection = Field(default_factory=ModelSection)
+    data: DataSection = Field(default_factory=DataSection)
+    task: TaskSection = Field(default_factory=TaskSection)
+    train: TrainSection = Field(default_factory=TrainSection)
+    optimizer: OptimizerSection = Field(default_factory=OptimizerSection)
+    schedule: ScheduleSection = Field(default_factory=ScheduleSection)
+    freeze: FreezeSection = Field(default_factory=FreezeSection)
+    track: TrackSection = Field(default_factory=TrackSection)
+
+    def to_toml(self) -> str:
+        """The recipe as TOML; keys without a value are left out."""
+        lines = []
+        for section, values in self.model_dump(exclude_none=True).items():
+            lines += [f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in values.items()), ""]
+        return "\n".join(lines)
+
+
+def load_recipe(
+    file: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Recipe:
+    """Defaults < TOML file < environment < overrides.
+
+    Args:
+        file: a TOML file.
+        overrides: dotted keys to values, as flags and `--set a.b=value` give them; None values are skipped.
+        environment: variables to look into; None means os.environ.
+
+    Raises:
+        MissingError: no such file.
+        UsageError: not TOML, an unknown key, or a value out of range; names the key and what is near it.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        path = Path(file).expanduser()
+        if not path.is_file():
+            raise MissingError("There is no such recipe.", where=path)
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError("The recipe is not valid TOML.", where=path, why=str(error)) from error
+    for name, text in (os.environ if environment is None else environment).items():
+        if name.startswith(PREFIX):
+            _put(values, ".".join(name[len(PREFIX) :].lower().split("__")), parse_value(text), where=name)
+    for key, value in (overrides or {}).items():
+        if value is not None:
+            _put(values, key, value, where=key)
+    _check_keys(values)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UsageError(
+            f"The recipe's value {first['input']!r} does not fit.", where=f"{file or 'recipe'}: {key}", why=first["msg"]
+        ) from error
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """`--set` values, "a.b=value" each, as dotted keys to values.
+
+    >>> parse_assignments(["train.steps=10", "task.labels=['a', 'b']", "model.base=gpt2"])
+    {'train.steps': 10, 'task.labels': ['a', 'b'], 'model.base': 'gpt2'}
+    """
+    found = {}
+    for text in assignments:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise UsageError(f"--set needs key=value, not {text!r}.", where="--set", fix="--set train.steps=100")
+        found[key.strip()] = parse_value(value.strip())
+    return found
+
+
+def parse_value(text: str) -> Any:
+    """A value as TOML writes it; anything else is the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _put(values: dict[str, Any], key: str, value: Any, where: str) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise UsageError(f"{part!r} is no section.", where=where)
+    values[last] = value
+
+
+def _check_keys(values: Mapping[str, Any]) -> None:
+    for section, content in values.items():
+        if section not in Recipe.model_fields:
+            raise UsageError(
+                f"A recipe has no section {section!r}.", where=section, fix=did_you_mean(section, Recipe.model_fields)
+            )
+        if not isinstance(content, Mapping):
+            raise UsageError(f"{section!r} is a section, not a value.", where=section, fix=f"write [{section}]")
+        fields = type(getattr(Recipe(), section)).model_fields
+        for key in content:
+            if key not in fields:
+                raise UsageError(
+                    f"The section {section!r} has no key {key!r}.",
+                    where=f"{section}.{key}",
+                    fix=did_you_mean(key, fields),
+                )
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k, ensure_ascii=False)} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    return repr(value)

@@ -1,0 +1,193 @@
+"""Checkpoints: everything a run needs to go on exactly where it was, written so that a kill cannot spoil them.
+
+A checkpoint is a folder `checkpoints/step-000123` with tensors in safetensors and the rest in JSON. It is written
+under a temporary name, flushed to the disk and then renamed, so a folder of that name is always whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from gptwo.errors import DataError, GptwoError
+
+
+@dataclass
+class Progress:
+    """Where a run stands, beside its tensors.
+
+    Args:
+        step: optimizer steps done.
+        batches: micro-batches taken from the loader.
+        tokens: tokens trained on.
+        best: the best value of the watched metric so far.
+        best_step: the step it was reached at.
+        bad_evaluations: evaluations since then.
+        seconds: time trained, over all sessions.
+        recipe: fingerprint of what must not change when a run is resumed.
+    """
+
+    step: int = 0
+    batches: int = 0
+    tokens: int = 0
+    best: float | None = None
+    best_step: int = 0
+    bad_evaluations: int = 0
+    seconds: float = 0.0
+    recipe: str = ""
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    notes: dict = field(default_factory=dict)
+
+
+def save_checkpoint(
+    folder: Path, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], progress: Progress, keep: int
+) -> Path:
+    """Write checkpoints/step-N under `folder`, then remove all but the newest `keep`.
+
+    Raises:
+        GptwoError: it could not be written (disk full, no permission); earlier checkpoints are untouched.
+    """
+    parent = folder / "checkpoints"
+    final = parent / f"step-{progress.step:06d}"
+    scratch = parent / f".writing-{progress.step:06d}-{os.getpid()}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        named = dict(model.named_parameters())
+        save_file({name: tensor.detach().contiguous() for name, tensor in named.items()}, scratch / "model.safetensors")
+        save_file(_optimizer_tensors(named, optimizers), scratch / "optimizer.safetensors")
+        save_file(_random_state(), scratch / "random.safetensors")
+        (scratch / "progress.json").write_text(json.dumps(asdict(progress), indent=1), encoding="utf-8")
+        for path in [*scratch.iterdir(), scratch]:
+            _flush(path)
+        if final.exists():  # the same step again: after a resume that evaluated or was interrupted at once
+            shutil.rmtree(final)
+        scratch.rename(final)
+        _flush(parent)
+    except Exception as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise GptwoError(
+            "The checkpoint could not be written; earlier ones are untouched.",
+            where=final,
+            why=str(error),
+            fix="free space or mend the permissions, then run the same command with --resume",
+        ) from error
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def load_checkpoint(
+    folder: Path, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], device: str
+) -> Progress:
+    """Put the tensors of a checkpoint into the model, the optimizers and the random generators.
+
+    Args:
+        folder: one checkpoint, `checkpoints/step-N`.
+
+    Raises:
+        DataError: its tensors do not fit this network or these optimizers.
+    """
+    named = dict(model.named_parameters())
+    stored = load_file(folder / "model.safetensors", device=device)
+    wrong = [name for name in {*named, *stored} if name not in stored or name not in named]
+    wrong += [name for name in named if name in stored and named[name].shape != stored[name].shape]
+    if wrong:
+        raise DataError(
+            "The checkpoint is of another network.",
+            where=folder,
+            why=f"differing: {', '.join(sorted(wrong)[:5])}",
+            fix="resume with the recipe of that run, or choose a new --out",
+        )
+    with torch.no_grad():
+        for name, tensor in named.items():
+            tensor.copy_(stored[name])
+    states = load_file(folder / "optimizer.safetensors", device=device)
+    names = {id(tensor): name for name, tensor in named.items()}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for tensor in group["params"]:
+                prefix = f"{names[id(tensor)]}|"
+                found = {key[len(prefix) :]: value for key, value in states.items() if key.startswith(prefix)}
+                if found:
+                    optimizer.state[tensor] = found
+    _restore_random_state(load_file(folder / "random.safetensors"))
+    return Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints of a run folder, oldest first."""
+    found = [p for p in (folder / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", p.name)]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+
+
+def check_space(folder: Path, model: nn.Module, keep: int) -> None:
+    """See that a run can be written before it starts.
+
+    Raises:
+        GptwoError: the folder cannot be written, or the disk has not room for the checkpoints of the run.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.write_bytes(b"0")
+        probe.unlink()
+    except OSError as error:
+        raise GptwoError(
+            "The run folder cannot be written.", where=folder, why=str(error), fix="choose another --out"
+        ) from error
+    parameters = list(model.parameters())
+    one = sum(tensor.numel() * (4 + 8 * tensor.requires_grad) for tensor in parameters)  # weights, two moments
+    need = one * (keep + 1) + sum(tensor.numel() * 4 for tensor in parameters)  # one is being written; best/
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise GptwoError(
+            f"The disk has {free / 1e9:.1f} GB free; the checkpoints of this run need {need / 1e9:.1f} GB.",
+            where=folder,
+            fix="free space, choose another --out, or lower train.keep_last",
+        )
+
+
+def _optimizer_tensors(named, optimizers) -> dict[str, torch.Tensor]:
+    names = {id(tensor): name for name, tensor in named.items()}
+    return {
+        f"{names[id(tensor)]}|{key}": value.detach().contiguous()
+        for optimizer in optimizers
+        for tensor, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def _random_state() -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        state |= {f"cuda:{i}": value for i, value in enumerate(torch.cuda.get_rng_state_all())}
+    return state
+
+
+def _restore_random_state(state: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available():
+        for name, value in state.items():
+            if name != "cpu":
+                torch.cuda.set_rng_state(value, name)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or a folder's entries, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
