@@ -1,0 +1,65 @@
+# Every target sets up .venv itself, from constraints.txt; a second call reuses it until
+# pyproject.toml or constraints.txt change. Needs: Python >= 3.11 with venv, gcc, make.
+
+# The first of these that is new enough; `make PYTHON3=/path/to/python test` chooses another.
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON3 ?= $(shell for python in python3 python3.11 python3.12 python3.13 python; do \
+	$$python -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$python && break; done)
+
+PYTHON := .venv/bin/python
+HASH := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
+CORE := .venv/.core-$(HASH)
+DEV := .venv/.dev-$(HASH)
+WORKERS ?= 2
+
+.PHONY: help demo test test-slow bench lint format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo       load gptwo-mini, generate, fine-tune, report, reload, predict (offline, minutes)"
+	@echo "make test       lint, types, import floors, tests"
+	@echo "make test-slow  the tests that take longer"
+	@echo "make bench      training speed and memory beside transformers"
+	@echo "make format     format the code"
+	@echo "make clean      remove caches and .venv"
+
+.venv/bin/python:
+	@test -n "$(PYTHON3)" || { echo "gptwo needs Python 3.11 or newer; none was found on PATH."; exit 1; }
+	$(PYTHON3) -m venv .venv || { echo "Python's venv module is missing: apt install python3-venv"; rm -rf .venv; exit 1; }
+
+# The prerequisite is order-only: what decides is the hash in the stamp's name, not a date.
+$(CORE): | .venv/bin/python
+	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable .
+	@rm -f .venv/.core-*
+	@touch $@
+
+$(DEV): | .venv/bin/python
+	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@rm -f .venv/.core-* .venv/.dev-*
+	@touch $@ $(CORE)
+
+demo: $(CORE)
+	$(PYTHON) examples/demo.py
+
+lint: $(DEV)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo
+
+test: lint
+	$(PYTHON) -m pytest -q -n $(WORKERS) --dist loadfile
+
+test-slow: $(DEV)
+	$(PYTHON) -m pytest -q -m slow
+
+bench: $(DEV)
+	$(PYTHON) bench/train.py
+
+format: $(DEV)
+	.venv/bin/ruff check --fix --quiet . || true
+	.venv/bin/ruff format .
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
