@@ -1,0 +1,303 @@
+"""A network with its tokenizer and what is known about it: made, loaded, saved."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from gptwo import hub
+from gptwo.errors import MissingError, UsageError
+from gptwo.model import tensorflow
+from gptwo.model.card import model_card
+from gptwo.model.config import GPT2Config
+from gptwo.model.config_json import (
+    OTHER_HEADS,
+    Description,
+    config_json,
+    generation_config_json,
+    read_config,
+    read_json,
+    write_json,
+)
+from gptwo.model.folder import whole_folder
+from gptwo.model.gpt2 import initialise
+from gptwo.model.heads import PROJECTIONS, HeadKind, Model
+from gptwo.model.weights import Stored, open_weights, read_into, write_weights
+from gptwo.tokenizer import Tokenizer, load_tokenizer
+
+INFO = "gptwo.json"
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "encoder.json", "vocab.txt")
+
+
+@dataclass
+class Pretrained:
+    """A model and what belongs to it.
+
+    Args:
+        model: the network with its head.
+        tokenizer: None where the folder has none (a network over symbols that are no text).
+        config: the network's sizes, those of `model.config`.
+        folder: where it was loaded from; None for a new one.
+        info: what gptwo.json says: "task", "labels" (names by index), calibration, recipe and data hashes.
+        fresh: names of parameters that were not loaded but drawn at random.
+    """
+
+    model: Model
+    tokenizer: Tokenizer | None
+    config: GPT2Config
+    folder: Path | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+    fresh: list[str] = field(default_factory=list)
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the labels by index; empty for a language model."""
+        return list(self.info.get("labels", []))
+
+    def add_special_tokens(self, names: Sequence[str]) -> list[int]:
+        """Give the tokenizer tokens such as "<|user|>" and the network rows for them; returns their ids.
+
+        Raises:
+            UsageError: there is no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise UsageError("The model has no tokenizer to add tokens to.", where=self.folder)
+        ids = self.tokenizer.add_special_tokens(names)
+        resize_embeddings(self.model, max(self.config.vocab_size, self.tokenizer.vocab_size))
+        self.config = self.model.config
+        return ids
+
+
+def load(
+    name_or_folder: str | Path,
+    *,
+    head: HeadKind | None = None,
+    labels: Sequence[str] | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    seed: int | torch.Generator = 0,
+    revision: str | None = None,
+) -> Pretrained:
+    """Load a model by name or folder (see `gptwo.hub.resolve`), ready for use (`model.eval()`).
+
+    Args:
+        head: "language", "sequence" or "token"; None is the head that was saved. Another head than the saved one
+            is fresh: Normal(0, initializer_range), zero bias.
+        labels: names of the labels; needed for a fresh label head. Other labels than the saved ones make a
+            fresh head.
+        device, dtype: where and in which precision the weights are held.
+        seed: of a fresh head, or a CPU generator; the same seed gives the same head on every device.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        MissingError: the model or a file of it is not here; the message says what to place where.
+        DataError: not a GPT-2, or a damaged or unfitting file.
+        UsageError: labels are needed, or given to a language model.
+    """
+    folder = hub.resolve(name_or_folder, revision=revision)
+    described = describe(folder)
+    if described.architecture in OTHER_HEADS and head is None:
+        raise UsageError(
+            f"The head of {described.architecture} is not one of ours.",
+            where=folder / "config.json",
+            fix='give head="language", "sequence" or "token"; only the network below it is taken over',
+        )
+    stored = open_weights(folder)
+    saved = described.head or saved_head(stored)
+    kind = head or saved
+    names = list(labels) if labels is not None else (described.labels if kind == saved else [])
+    if kind == "language" and labels is not None:
+        raise UsageError("A language model has no labels.", fix='give head="sequence" or head="token" with labels')
+    if kind != "language" and not names:
+        raise UsageError(f"A fresh {kind} head needs the names of its labels.", fix='give labels=["…", "…"]')
+    is_fresh = kind != saved or (kind != "language" and names != described.labels)
+
+    model = allocate(described.config, kind, len(names), device, dtype)
+    fresh = read_into(model, stored, skip_head=is_fresh)
+    if fresh:
+        draw_head(model, generator(seed))
+    info = read_json(folder / INFO) if (folder / INFO).is_file() else {}
+    info.pop("labels", None)
+    if is_fresh:
+        info.pop("calibration", None)  # it belonged to the old head
+    if kind != "language":
+        info["labels"] = names
+    return Pretrained(model.eval(), load_tokenizer_of(folder), described.config, folder, info, fresh)
+
+
+def create(
+    config: GPT2Config,
+    tokenizer: Tokenizer | None = None,
+    *,
+    head: HeadKind = "language",
+    labels: Sequence[str] = (),
+    device: str | torch.device = "cpu",
+    seed: int | torch.Generator = 0,
+) -> Pretrained:
+    """A new model with random weights (GPT-2's initialisation), float32.
+
+    Args:
+        seed: a number, or a CPU generator; the same seed gives the same weights on every device, and torch's
+            global generator is left alone.
+
+    Raises:
+        UsageError: the tokenizer has more ids than the config has rows, or a label head has no labels.
+    """
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise UsageError(
+            f"The tokenizer has {tokenizer.vocab_size} ids, the network {config.vocab_size} rows for them.",
+            where="model.vocab_size",
+            fix=f"vocab_size = {tokenizer.vocab_size}",
+        )
+    model = allocate(config, head, len(labels), "cpu", torch.float32)
+    model.initialise(generator(seed))
+    info: dict[str, Any] = {} if head == "language" else {"labels": list(labels)}
+    return Pretrained(model.to(device).eval(), tokenizer, config, None, info)
+
+
+def save(
+    pretrained: Pretrained,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    max_shard_size: int | str | None = None,
+    card: str | None = None,
+) -> Path:
+    """Save a model as a folder that gptwo and transformers load; returns the folder.
+
+    The folder appears whole or not at all. An earlier one of gptwo is replaced, files that are none of a model's
+    stay in it; any other folder that is not empty is left alone.
+
+    Args:
+        dtype: precision of the weights in the file; None keeps the one in memory. bfloat16 halves the size.
+        max_shard_size: bytes, or text such as "500MB"; a larger model is split into several files.
+        card: text of README.md; None writes a short one.
+
+    Raises:
+        UsageError: a foreign folder is in the way.
+        GptwoError: the disk is full or the place cannot be written.
+    """
+    model, tokenizer = pretrained.model, pretrained.tokenizer
+    start_id = tokenizer.start_id if tokenizer else None
+    end_id = tokenizer.end_id if tokenizer else None
+    labels = pretrained.labels
+    width = model.projection.out_features
+    if model.head_kind != "language" and len(labels) != width:
+        raise UsageError(f"The head has {width} labels, info['labels'] names {len(labels)}.")
+    precision = str(dtype or next(model.parameters()).dtype).removeprefix("torch.")
+
+    target = Path(folder).expanduser()
+    with whole_folder(target, INFO, is_model_file) as temporary:
+        write_weights(model, temporary, dtype=dtype, max_shard_size=max_shard_size)
+        content = config_json(model.config, model.head_kind, labels, start_id, end_id, precision)
+        if "problem_type" in pretrained.info:
+            content["problem_type"] = pretrained.info["problem_type"]
+        write_json(content, temporary / "config.json")
+        if model.head_kind == "language":
+            write_json(generation_config_json(start_id, end_id), temporary / "generation_config.json")
+        if tokenizer is not None:
+            tokenizer.save(temporary)
+        write_json(pretrained.info, temporary / INFO)
+        text = card if card is not None else model_card(model, tokenizer, pretrained.info, target.name)
+        (temporary / "README.md").write_text(text, encoding="utf-8")
+    return target
+
+
+def resize_embeddings(model: Model, vocab_size: int) -> None:
+    """Give the token embedding (and the vocabulary projection) more rows, in place, for added special tokens.
+
+    A new row is the mean of the old ones, so a new token begins as an average one (Hewitt 2021,
+    https://nlp.stanford.edu/~johnhew/vocab-expansion.html). The config follows; a tied head stays tied.
+
+    Raises:
+        UsageError: fewer rows than there are.
+    """
+    old = model.config.vocab_size
+    if vocab_size < old:
+        raise UsageError(
+            f"The embedding has {old} rows and cannot shrink to {vocab_size}: ids would lose their meaning.",
+            fix=f"vocab_size >= {old}",
+        )
+    if vocab_size == old:
+        return
+    config = replace(model.config, vocab_size=vocab_size)
+    embedding = model.transformer.wte
+    embedding.weight = with_mean_rows(embedding.weight, vocab_size)
+    embedding.num_embeddings = vocab_size
+    if model.head_kind == "language":
+        if not config.tie_word_embeddings:
+            model.lm_head.weight = with_mean_rows(model.lm_head.weight, vocab_size)
+        model.lm_head.out_features = vocab_size
+    model.config = model.transformer.config = config
+    model.tie()
+
+
+def with_mean_rows(weight: Tensor, rows: int) -> nn.Parameter:
+    """The parameter with its rows' mean appended until it has `rows` rows."""
+    mean = weight.detach().float().mean(0, keepdim=True).to(weight.dtype)
+    grown = torch.cat([weight.detach(), mean.expand(rows - len(weight), -1)])
+    return nn.Parameter(grown, requires_grad=weight.requires_grad)
+
+
+def describe(folder: Path) -> Description:
+    """Sizes, head and labels of a model folder, from config.json or OpenAI's hparams.json."""
+    if (folder / "config.json").is_file():
+        return read_config(folder / "config.json")
+    if tensorflow.is_checkpoint(folder):
+        return Description(tensorflow.read_config(folder), "GPT2LMHeadModel", [])
+    there = sorted(entry.name for entry in folder.iterdir())
+    why = f"there is {', '.join(there[:12]) or 'nothing'}{' …' if len(there) > 12 else ''}"
+    if "adapter_config.json" in there:
+        why = "it is an adapter, which is loaded on top of a model"
+    raise MissingError(
+        "The folder holds no model: config.json is missing.",
+        where=folder,
+        why=why,
+        fix=f"give a folder with config.json and model.safetensors. {hub.available()}",
+    )
+
+
+def saved_head(stored: dict[str, Stored]) -> HeadKind:
+    """The head whose tensors are there; a bare network counts as a language model."""
+    first_words = {name.split(".")[0] for name in stored}
+    return cast(HeadKind, next((kind for kind, name in PROJECTIONS.items() if name in first_words), "language"))
+
+
+def allocate(config: GPT2Config, head: str, labels: int, device: str | torch.device, dtype: torch.dtype) -> Model:
+    """A network whose parameters are not filled yet; no random number is drawn."""
+    with torch.device("meta"):
+        model = Model(config, cast(HeadKind, head), labels)
+    model.to(dtype).to_empty(device=device)
+    model.tie()
+    return model
+
+
+def generator(seed: int | torch.Generator) -> torch.Generator:
+    """A CPU generator from a seed; a generator as it is."""
+    return seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+
+
+def draw_head(model: Model, random: torch.Generator) -> None:
+    """Fresh weights for the head only, drawn on the CPU in float32."""
+    head = copy.deepcopy(model.projection).to("cpu", torch.float32)
+    initialise(head, model.config, random)
+    model.projection.load_state_dict(head.state_dict())
+
+
+def load_tokenizer_of(folder: Path) -> Tokenizer | None:
+    """The folder's tokenizer, None where it has no tokenizer's file."""
+    named = any((folder / name).is_file() for name in TOKENIZER_FILES)
+    return load_tokenizer(folder) if named or any(folder.glob("*.tiktoken")) else None
+
+
+def is_model_file(name: str) -> bool:
+    """Whether a file belongs to a model folder, so that an old one goes when the folder is written anew."""
+    known = ("config.json", "generation_config.json", "special_tokens_map.json", "merges.txt", "added_tokens.json")
+    endings = (".safetensors", ".safetensors.index.json", ".tiktoken")
+    return name in (*known, *TOKENIZER_FILES, "tokenizer_config.json", INFO, "README.md") or name.endswith(endings)
