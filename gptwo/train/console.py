@@ -27,6 +27,22 @@ def figures(event: Event) -> str:
     return "  ".join(parts)
 
 
+def machine(event: Event) -> str:
+    """What a start event says about the run: parameters, device, precision and why, threads, measured ceiling."""
+    parts = []
+    if event.get("parameters"):
+        parts.append(f"{event['parameters']:,} parameters, {event.get('tuned', event['parameters']):,} tuned")
+    if event.get("device"):
+        threads = f" with {event['threads']} threads" if event["device"] == "cpu" and event.get("threads") else ""
+        parts.append(f"on {event['device']}{threads}")
+    if event.get("precision"):
+        why = f" ({event['precision_why']})" if event.get("precision_why") else ""
+        parts.append(f"in {event['precision']}{why}")
+    if event.get("ceiling_flops"):
+        parts.append(f"ceiling {event['ceiling_flops'] / 1e9:,.0f} GFLOP/s")
+    return ", ".join(parts) or "training begins"
+
+
 def duration(seconds: float) -> str:
     """Hours, minutes and seconds as 1:02:03."""
     whole = max(0, round(seconds))
@@ -56,7 +72,8 @@ class ConsoleTracker:
             show(event)
 
     def on_start(self, event: Event) -> None:
-        self.first, self.total = event, event.get("total_steps")
+        self.first, self.total = event, event.get("total")
+        self.say(machine(event))
         if event["step"]:
             self.say(f"resumed at step {event['step']:,}")
         if not self.console.is_terminal:
@@ -86,20 +103,22 @@ class ConsoleTracker:
     def on_eval(self, event: Event) -> None:
         found = numbers(event.get("metrics", {}), "")
         shown = "  ".join(f"{name.lstrip('/')} {value:.4g}" for name, value in found.items())
-        self.say(f"eval at step {event['step']:,}  {shown}", style="bold")
+        best = "  (best so far)" if event.get("better") else ""
+        self.say(f"eval at step {event['step']:,}  {shown}{best}", style="bold")
 
     def on_sample(self, event: Event) -> None:
         self.say(f"sample at step {event['step']:,}", style="bold")
-        self.say(Text(event.get("prompt") or "", style="dim") + Text(event.get("text") or ""))
+        for text in event["texts"]:
+            self.say(text)
 
     def on_notice(self, event: Event) -> None:
         self.say(f"note: {event.get('message', '')}", style="yellow")
 
     def on_end(self, event: Event) -> None:
         self.close()
-        took = f" after {duration(event['seconds'])}" if event.get("seconds") is not None else ""
+        took = f" after {duration(event['time'] - self.first['time'])}" if self.first else ""
         reason = f": {event['reason']}" if event.get("reason") else ""
-        self.say(f"stopped at step {event['step']:,}{self.of_total()}{took}{reason}")
+        self.say(f"ended at step {event['step']:,}{self.of_total()}{took}{reason}")
 
     def close(self) -> None:
         if self.progress is not None:

@@ -42,10 +42,6 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def sample_text(event: Event) -> str:
-    return f"{event.get('prompt', '')}{event.get('text', '')}"
-
-
 class TensorBoardTracker:
     """Curves and samples under run_folder/tensorboard, for `tensorboard --logdir RUN_FOLDER`."""
 
@@ -67,7 +63,8 @@ class TensorBoardTracker:
         for name, value in scalars(event).items():
             self.writer.add_scalar(name, value, step, walltime=event["time"])
         if kind == "sample":
-            self.writer.add_text("sample", f"```\n{sample_text(event)}\n```", step, walltime=event["time"])
+            for number, text in enumerate(event["texts"], 1):
+                self.writer.add_text(f"sample/{number}", f"```\n{text}\n```", step, walltime=event["time"])
         if kind in ("eval", "checkpoint", "end"):
             self.writer.flush()
 
@@ -81,21 +78,21 @@ class WandbTracker:
 
     name = "wandb"
 
-    def __init__(self, run_folder: Path):
+    def __init__(self, run_folder: Path, project: str, recipe: dict[str, Any]):
         self.wandb = require("wandb", "track")
-        self.folder = run_folder
+        self.folder, self.project, self.recipe = run_folder, project, recipe
         self.run: Any = None
 
     def on_event(self, event: Event) -> None:
         if event["kind"] == "start":
             known = remembered(self.folder, "wandb") if event["step"] else None
             self.run = self.wandb.init(
-                project=os.environ.get("WANDB_PROJECT", "gptwo"),
-                name=event.get("name") or self.folder.name,
+                project=os.environ.get("WANDB_PROJECT", self.project),
+                name=self.folder.name,
                 id=known,
                 resume="allow" if known else None,
                 dir=str(self.folder),
-                config=event.get("recipe"),
+                config=self.recipe,
                 settings=self.wandb.Settings(silent=True),
             )
             remembered(self.folder, "wandb", self.run.id)
@@ -105,7 +102,8 @@ class WandbTracker:
         if event["kind"] == "sample":
             import html
 
-            values["sample"] = self.wandb.Html(f"<pre>{html.escape(sample_text(event))}</pre>")
+            for number, text in enumerate(event["texts"], 1):
+                values[f"sample/{number}"] = self.wandb.Html(f"<pre>{html.escape(text)}</pre>")
         if values:
             self.run.log(values, step=event["step"])
 
@@ -122,9 +120,9 @@ class MlflowTracker:
 
     name = "mlflow"
 
-    def __init__(self, run_folder: Path):
+    def __init__(self, run_folder: Path, project: str, recipe: dict[str, Any]):
         require("mlflow", "track")
-        self.folder = run_folder
+        self.folder, self.project, self.recipe = run_folder, project, recipe
         self.client: Any = None
         self.run_id = ""
 
@@ -141,7 +139,8 @@ class MlflowTracker:
         if metrics:
             self.client.log_batch(self.run_id, metrics=metrics)
         if kind == "sample":
-            self.client.set_tag(self.run_id, f"sample.{step}", sample_text(event)[:5000])
+            for number, text in enumerate(event["texts"], 1):
+                self.client.set_tag(self.run_id, f"sample.{step}.{number}", text[:5000])
 
     def open(self, event: Event) -> None:
         """Create the run, or find the one that a resumed training began."""
@@ -152,12 +151,12 @@ class MlflowTracker:
         client = MlflowClient(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", local))
         known = remembered(self.folder, "mlflow") if event["step"] else None
         if known is None:
-            title = os.environ.get("MLFLOW_EXPERIMENT_NAME", "gptwo")
+            title = os.environ.get("MLFLOW_EXPERIMENT_NAME", self.project)
             experiment = client.get_experiment_by_name(title)
             where = experiment.experiment_id if experiment else client.create_experiment(title)
-            known = client.create_run(where, run_name=event.get("name") or self.folder.name).info.run_id
+            known = client.create_run(where, run_name=self.folder.name).info.run_id
             remembered(self.folder, "mlflow", known)
-            parameters = [Param(key, str(value)[:500]) for key, value in flat(event.get("recipe") or {}).items()]
+            parameters = [Param(key, str(value)[:500]) for key, value in flat(self.recipe).items()]
             for first in range(0, len(parameters), 100):  # the server takes a hundred at a time
                 client.log_batch(known, params=parameters[first : first + 100])
         self.client, self.run_id = client, known

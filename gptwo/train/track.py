@@ -5,13 +5,14 @@ An event is a dict of plain values, one line of the run folder's events.jsonl:
     {"time": unix seconds, "kind": ..., "step": optimizer steps done so far, ...}
 
     kind        further keys (all optional)
-    start       total_steps, name, recipe (nested dict); step > 0 says that the run was resumed there
+    start       total (steps), device, precision, precision_why, threads, ceiling_flops (FLOP/s), parameters, tuned;
+                step > 0 says that the run was resumed there
     step        loss, learning_rate, tokens, tokens_per_second, share_of_ceiling (0..1), grad_norm, peak_memory_bytes
-    eval        metrics (name -> number, may be nested)
-    sample      prompt, text
-    checkpoint  folder
+    eval        metrics (name -> number, may be nested), better (the best so far), metric (the name that decides)
+    sample      texts (list of generated texts)
+    checkpoint  path
     notice      message
-    end         reason, seconds
+    end         reason, best, best_step
 """
 
 from __future__ import annotations
@@ -228,12 +229,16 @@ class Trackers:
         self.close()
 
 
-def make_trackers(names: Sequence[str], run_folder: Path | str) -> Trackers:
+def make_trackers(
+    names: Sequence[str], run_folder: Path | str, *, project: str = "gptwo", recipe: dict[str, Any] | None = None
+) -> Trackers:
     """The trackers of a run. events.jsonl is always among them, because every watcher reads it.
 
     Args:
         names: any of `TRACKERS`, in any order.
         run_folder: where events.jsonl and the files of TensorBoard, W&B (offline) and MLflow (local) go.
+        project: under which W&B and MLflow file the run; WANDB_PROJECT and MLFLOW_EXPERIMENT_NAME win.
+        recipe: the resolved recipe as a nested dict, shown by W&B and MLflow beside the curves.
 
     Raises:
         UsageError: a name that is no tracker.
@@ -250,8 +255,8 @@ def make_trackers(names: Sequence[str], run_folder: Path | str) -> Trackers:
         "console": ConsoleTracker,
         "events": lambda: EventsFile(folder),
         "tensorboard": lambda: TensorBoardTracker(folder),
-        "wandb": lambda: WandbTracker(folder),
-        "mlflow": lambda: Background(MlflowTracker(folder)),
+        "wandb": lambda: WandbTracker(folder, project, recipe or {}),
+        "mlflow": lambda: Background(MlflowTracker(folder, project, recipe or {})),
     }
     trackers = Trackers()
     failed: list[str] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 import threading
 
@@ -40,13 +41,15 @@ class Broken(Recorder):
 
 def a_run(trackers: Trackers, first: int = 0, last: int = 4) -> None:
     """A small run: start, steps, an evaluation, a sample, a checkpoint, end."""
-    trackers.emit("start", first, total_steps=last, name="small", recipe=RECIPE)
+    trackers.emit(
+        "start", first, total=last, device="cpu", threads=2, precision="bf16", precision_why="4 times as fast"
+    )
     for step in range(first + 1, last + 1):
         trackers.emit("step", step, loss=3.0 - step / 10, learning_rate=1e-3, tokens=64 * step)
-    trackers.emit("eval", last, metrics={"accuracy": 0.75, "LOC": {"f1": 0.5}})
-    trackers.emit("sample", last, prompt="Once ", text="upon [a] time 从前")
-    trackers.emit("checkpoint", last, folder="checkpoints/step-000004")
-    trackers.emit("end", last, reason="all steps done", seconds=3723.0)
+    trackers.emit("eval", last, metrics={"accuracy": 0.75, "LOC": {"f1": 0.5}}, better=True)
+    trackers.emit("sample", last, texts=["Once upon [a] time", "从前[/b]"])
+    trackers.emit("checkpoint", last, path="checkpoints/step-000004")
+    trackers.emit("end", last, reason="finished")
     trackers.close()
 
 
@@ -62,7 +65,7 @@ def test_events_file_holds_one_object_a_line(tmp_path):
         "start", "step", "step", "step", "step", "eval", "sample", "checkpoint", "end"
     ]  # fmt: skip
     assert events[2]["loss"] == pytest.approx(2.8)
-    assert events[0]["recipe"] == RECIPE
+    assert events[6]["texts"][1] == "从前[/b]"
     assert all(event["time"] > 0 for event in events)
 
 
@@ -175,19 +178,20 @@ def test_console_writes_plain_lines_where_there_is_no_terminal():
     assert "step 1/4  loss 2.9000  lr 1.00e-03" in shown
     assert "step 2/4" not in shown  # at most one line in ten seconds
     assert "step 4/4" in shown  # but always the last
-    assert "eval at step 4  accuracy 0.75  LOC/f1 0.5" in shown
-    assert "Once upon [a] time 从前" in shown
-    assert "stopped at step 4/4 after 1:02:03: all steps done" in shown
+    assert "eval at step 4  accuracy 0.75  LOC/f1 0.5  (best so far)" in shown
+    assert "Once upon [a] time\n从前[/b]\n" in shown
+    assert re.search(r"ended at step 4/4 after \d+:\d\d:\d\d: finished", shown)
+    assert "on cpu with 2 threads, in bf16 (4 times as fast)" in shown
     assert "\x1b" not in shown
 
 
 def test_console_says_how_long_it_will_take():
     console = plain_console()
     tracker = ConsoleTracker(console)
-    tracker.on_event({"kind": "start", "step": 100, "total_steps": 400, "time": 1000.0})
+    tracker.on_event({"kind": "start", "step": 100, "total": 400, "time": 1000.0})
     tracker.on_event({"kind": "step", "step": 200, "loss": 1.0, "tokens_per_second": 51234.5, "share_of_ceiling": 0.62,
                       "time": 1100.0})  # fmt: skip
-    assert "resumed at step 100" in console.file.getvalue()
+    assert "resumed at step 100\n" in console.file.getvalue()
     assert "51,234 tok/s  62% of ceiling  0:03:20 left" in console.file.getvalue()
 
 
@@ -236,15 +240,15 @@ def test_tensorboard_shows_curves_and_samples(tmp_path):
         (1, 2.9), (2, 2.8), (3, 2.7), (4, 2.6), (5, 2.5), (6, 2.4)
     ]  # fmt: skip
     assert found.Scalars("eval/LOC/f1")[0].value == 0.5
-    assert "sample/text_summary" in found.Tags()["tensors"]
+    assert "sample/2/text_summary" in found.Tags()["tensors"]
 
 
 def test_wandb_offline_keeps_one_run_across_a_resume(tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="needs wandb: pip install 'gptwo[track]'")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    a_run(make_trackers(["wandb"], tmp_path))
+    a_run(make_trackers(["wandb"], tmp_path, recipe=RECIPE))
     first = json.loads((tmp_path / "trackers.json").read_text())["wandb"]
-    a_run(make_trackers(["wandb"], tmp_path), first=4, last=6)
+    a_run(make_trackers(["wandb"], tmp_path, recipe=RECIPE), first=4, last=6)
     assert json.loads((tmp_path / "trackers.json").read_text())["wandb"] == first
     assert len(list(tmp_path.glob(f"wandb/offline-run-*-{first}/run-{first}.wandb"))) >= 1
     assert not [event for event in read_events(tmp_path) if event["kind"] == "notice"]
@@ -254,8 +258,8 @@ def test_mlflow_keeps_metrics_and_recipe_in_the_run_folder(tmp_path, monkeypatch
     mlflow = pytest.importorskip("mlflow", reason="needs mlflow: pip install 'gptwo[track]'")
     pytest.importorskip("sqlalchemy", reason="MLflow's local database needs the full mlflow, not mlflow-skinny")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    a_run(make_trackers(["mlflow"], tmp_path))
-    a_run(make_trackers(["mlflow"], tmp_path), first=4, last=6)
+    a_run(make_trackers(["mlflow"], tmp_path, recipe=RECIPE))
+    a_run(make_trackers(["mlflow"], tmp_path, recipe=RECIPE), first=4, last=6)
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     run = client.get_run(json.loads((tmp_path / "trackers.json").read_text())["mlflow"])
     assert run.data.params == {"task": "classify", "train.seed": "7"}
