@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from gptwo.errors import UsageError
+from gptwo.model.attention import blocked_attention, blocked_attention_pays
 from gptwo.model.cache import Cache
 from gptwo.model.config import GPT2Config
 
@@ -45,15 +46,13 @@ class Attention(nn.Module):
         )
         if cache is not None:
             key, value = cache.append(self.layer, key, value)  # (B, H, S, D)
-        mixed = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=mask is None and T > 1,
-            scale=self.scale,
-        )  # (B, H, T, D)
+        dropout = self.dropout if self.training else 0.0
+        if blocked_attention_pays(query, key, dropout):
+            mixed = blocked_attention(query, key, value, mask, self.scale)
+        else:
+            mixed = F.scaled_dot_product_attention(
+                query, key, value, mask, dropout, is_causal=mask is None and T > 1, scale=self.scale
+            )  # (B, H, T, D)
         mixed = mixed.transpose(1, 2).reshape(B, T, C)
         return self.resid_dropout(self.c_proj(mixed))
 

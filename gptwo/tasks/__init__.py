@@ -1,0 +1,1 @@
+"""What a network can be tuned for: one file per task, all behind `Task`."""
