@@ -7,6 +7,7 @@ from the predictions of several systems; the other modules are its parts.
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 _HOME = {
     "Report": "report",
@@ -31,7 +32,7 @@ _HOME = {
 __all__ = list(_HOME)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

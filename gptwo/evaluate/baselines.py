@@ -122,17 +122,21 @@ class MostFrequentTag:
 
     name = "Most frequent tag"
 
-    def fit_predict(self, train_texts: Sequence[Sequence[str]], train_labels: Sequence[Sequence[str]],
-                    test_texts: Sequence[Sequence[str]]) -> Predictions:
+    def fit_predict(
+        self,
+        train_texts: Sequence[Sequence[str]],
+        train_labels: Sequence[Sequence[str]],
+        test_texts: Sequence[Sequence[str]],
+    ) -> Predictions:
         """See `Baseline`; a text is a list of tokens here. No probabilities."""
         _check(train_texts, train_labels)
         seen: dict[str, Counter] = defaultdict(Counter)
         overall: Counter = Counter()
-        for number, (tokens, tags) in enumerate(zip(train_texts, train_labels), start=1):
+        for number, (tokens, tags) in enumerate(zip(train_texts, train_labels, strict=True), start=1):
             if len(tokens) != len(tags):
                 raise DataError(f"{len(tags)} tags for {len(tokens)} tokens.", where=f"training sentence {number}")
             overall.update(tags)
-            for token, tag in zip(tokens, tags):
+            for token, tag in zip(tokens, tags, strict=True):
                 seen[token][tag] += 1
 
         def top(counts: Counter) -> str:
@@ -140,8 +144,9 @@ class MostFrequentTag:
 
         usual = top(overall) if overall else "O"
         best = {token: top(counts) for token, counts in seen.items()}
-        return Predictions([[best.get(token, usual) for token in tokens] for tokens in test_texts], None,
-                           sorted(overall))
+        return Predictions(
+            [[best.get(token, usual) for token in tokens] for tokens in test_texts], None, sorted(overall)
+        )
 
 
 def mostly_cjk(texts: Sequence[str], *, sample: int = 1000) -> bool:
@@ -152,7 +157,8 @@ def mostly_cjk(texts: Sequence[str], *, sample: int = 1000) -> bool:
             if character.isalpha():
                 letters += 1
                 cjk += character > "\u2e7f" and unicodedata.name(character, "").startswith(
-                    ("CJK", "HIRAGANA", "KATAKANA", "HANGUL"))
+                    ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")
+                )
     return 2 * cjk > letters
 
 

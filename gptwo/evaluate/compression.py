@@ -65,8 +65,12 @@ def xz_conditional(held_out: bytes, train: bytes, *, tail_bytes: int = 32 * _MIB
         return len(lzma.compress(data, format=lzma.FORMAT_XZ, filters=filters))
 
     bits = 8.0 * (size(tail + held_out) - size(tail))
-    return Compression("xz -9e after training text", bits, len(held_out),
-                       f"C(tail + held-out) − C(tail), tail of {len(tail):,} bytes, window spanning both")
+    return Compression(
+        "xz -9e after training text",
+        bits,
+        len(held_out),
+        f"C(tail + held-out) − C(tail), tail of {len(tail):,} bytes, window spanning both",
+    )
 
 
 def kneser_ney(train: Any, held_out: Any, *, vocab_size: int, held_out_bytes: int, order: int = 5) -> Compression:
@@ -82,8 +86,12 @@ def kneser_ney(train: Any, held_out: Any, *, vocab_size: int, held_out_bytes: in
     _check(held_out)
     model = KneserNey.fit(train, vocab_size=vocab_size, order=order)
     bits = -float(model.log2_probabilities(held_out).sum())
-    return Compression(f"Kneser-Ney {order}-gram, tokens", bits, held_out_bytes,
-                       f"interpolated, modified; trained on {len(train):,} tokens")
+    return Compression(
+        f"Kneser-Ney {order}-gram, tokens",
+        bits,
+        held_out_bytes,
+        f"interpolated, modified; trained on {len(train):,} tokens",
+    )
 
 
 def kneser_ney_bytes(train: bytes, held_out: bytes, *, order: int = 5) -> Compression:
@@ -91,8 +99,12 @@ def kneser_ney_bytes(train: bytes, held_out: bytes, *, order: int = 5) -> Compre
     _check(held_out)
     model = KneserNey.fit(np.frombuffer(train, dtype=np.uint8), vocab_size=256, order=order)
     bits = -float(model.log2_probabilities(np.frombuffer(held_out, dtype=np.uint8)).sum())
-    return Compression(f"Kneser-Ney {order}-gram, bytes", bits, len(held_out),
-                       f"interpolated, modified; trained on {len(train):,} bytes")
+    return Compression(
+        f"Kneser-Ney {order}-gram, bytes",
+        bits,
+        len(held_out),
+        f"interpolated, modified; trained on {len(train):,} bytes",
+    )
 
 
 def _check(held_out: Any) -> None:

@@ -152,7 +152,7 @@ def check_lengths(gold: Sequence, predicted: Sequence) -> None:
 def accuracy(gold: Sequence, predicted: Sequence) -> float:
     """Share of equal pairs, 0..1; 0 for no records. Multi-label: subset accuracy (the label sets are equal)."""
     check_lengths(gold, predicted)
-    return sum(_plain(a) == _plain(b) for a, b in zip(gold, predicted)) / max(1, len(gold))
+    return sum(_plain(a) == _plain(b) for a, b in zip(gold, predicted, strict=True)) / max(1, len(gold))
 
 
 def _plain(label: Any) -> Any:
@@ -161,35 +161,47 @@ def _plain(label: Any) -> Any:
 
 def encode_labels(*columns: Iterable, labels: Sequence | None = None) -> tuple[list, list[np.ndarray]]:
     """Labels as indices: (label list, one int array for each column). Labels outside a given list become -1."""
-    columns = [list(column) for column in columns]
-    names = list(labels) if labels is not None else sorted(set().union(*columns))
+    values = [list(column) for column in columns]
+    names = list(labels) if labels is not None else sorted(set().union(*values))
     index = {name: number for number, name in enumerate(names)}
-    return names, [np.array([index.get(value, -1) for value in column], dtype=np.int64) for column in columns]
+    return names, [np.array([index.get(value, -1) for value in column], dtype=np.int64) for column in values]
 
 
 def ratio(numerator: Any, denominator: Any) -> np.ndarray:
     """Element-wise division where 0 / 0 is 0."""
     numerator, denominator = np.asarray(numerator, float), np.asarray(denominator, float)
-    return np.divide(numerator, denominator, out=np.zeros(np.broadcast(numerator, denominator).shape),
-                     where=denominator != 0)
+    return np.divide(
+        numerator, denominator, out=np.zeros(np.broadcast(numerator, denominator).shape), where=denominator != 0
+    )
 
 
-def table_from_counts(names: Sequence, correct: Any, predicted: Any, support: Any, *, accuracy: float | None = None,
-                      samples: ClassScore | None = None) -> ClassTable:
+def table_from_counts(
+    names: Sequence,
+    correct: Any,
+    predicted: Any,
+    support: Any,
+    *,
+    accuracy: float | None = None,
+    samples: ClassScore | None = None,
+) -> ClassTable:
     """A `ClassTable` from the K counts of correct, predicted and gold items of each class."""
     correct, predicted, support = (np.asarray(counts, dtype=np.int64) for counts in (correct, predicted, support))
     precision, recall = ratio(correct, predicted), ratio(correct, support)
     f1 = ratio(2 * correct, predicted + support)
-    classes = [ClassScore(str(name), float(p), float(r), float(f), int(s), int(n))
-               for name, p, r, f, s, n in zip(names, precision, recall, f1, support, predicted)]
+    classes = [
+        ClassScore(str(name), float(p), float(r), float(f), int(s), int(n))
+        for name, p, r, f, s, n in zip(names, precision, recall, f1, support, predicted, strict=True)
+    ]
 
     totals = int(support.sum()), int(predicted.sum())
-    hits = correct.sum()
-    micro = [float(ratio(hits, totals[1])), float(ratio(hits, totals[0])), float(ratio(2 * hits, sum(totals)))]
-    macro = [float(column.mean()) if len(names) else 0.0 for column in (precision, recall, f1)]
-    weighted = [float(ratio((column * support).sum(), totals[0])) for column in (precision, recall, f1)]
-    averages = [ClassScore(f"{name} avg", *values, *totals)
-                for name, values in (("micro", micro), ("macro", macro), ("weighted", weighted))]
+    hits, columns = correct.sum(), (precision, recall, f1)
+    micro = [ratio(hits, totals[1]), ratio(hits, totals[0]), ratio(2 * hits, sum(totals))]
+    macro = [ratio(column.sum(), len(names)) for column in columns]
+    weighted = [ratio((column * support).sum(), totals[0]) for column in columns]
+    averages = [
+        ClassScore(f"{name} avg", float(p), float(r), float(f), *totals)
+        for name, (p, r, f) in (("micro", micro), ("macro", macro), ("weighted", weighted))
+    ]
     return ClassTable(classes, averages + ([samples] if samples else []), accuracy)
 
 
@@ -207,8 +219,9 @@ def class_table(gold: Sequence, predicted: Sequence, *, labels: Sequence | None 
     correct = np.bincount(truth[(truth == guess) & (truth >= 0)], minlength=size)
     support, said = (np.bincount(column[column >= 0], minlength=size) for column in (truth, guess))
     complete = bool((truth >= 0).all() and (guess >= 0).all())
-    return table_from_counts(names, correct, said, support,
-                             accuracy=float(ratio(correct.sum(), len(truth))) if complete else None)
+    return table_from_counts(
+        names, correct, said, support, accuracy=float(ratio(correct.sum(), len(truth))) if complete else None
+    )
 
 
 def indicator(label_sets: Iterable[Iterable], labels: Sequence) -> np.ndarray:
@@ -224,17 +237,21 @@ def indicator(label_sets: Iterable[Iterable], labels: Sequence) -> np.ndarray:
     return matrix
 
 
-def multilabel_table(gold: Sequence[Iterable], predicted: Sequence[Iterable], *,
-                     labels: Sequence | None = None) -> ClassTable:
+def multilabel_table(
+    gold: Sequence[Iterable], predicted: Sequence[Iterable], *, labels: Sequence | None = None
+) -> ClassTable:
     """The table for label sets, with scikit-learn's fourth average, "samples avg"."""
     check_lengths(gold, predicted)
     names = list(labels) if labels is not None else sorted(set().union(*gold, *predicted))
     truth, guess = indicator(gold, names), indicator(predicted, names)
     both = truth & guess
-    shares = [ratio(both.sum(1), guess.sum(1)), ratio(both.sum(1), truth.sum(1)),
-              ratio(2 * both.sum(1), truth.sum(1) + guess.sum(1))]
-    values = [float(column.mean()) if len(truth) else 0.0 for column in shares]
-    samples = ClassScore("samples avg", *values, int(truth.sum()), int(guess.sum()))
+    shares = [
+        ratio(both.sum(1), guess.sum(1)),
+        ratio(both.sum(1), truth.sum(1)),
+        ratio(2 * both.sum(1), truth.sum(1) + guess.sum(1)),
+    ]
+    p, r, f = (float(ratio(column.sum(), len(truth))) for column in shares)
+    samples = ClassScore("samples avg", p, r, f, int(truth.sum()), int(guess.sum()))
     return table_from_counts(names, both.sum(0), guess.sum(0), truth.sum(0), samples=samples)
 
 
@@ -255,8 +272,10 @@ def binary_scores(gold: Sequence, probability: Sequence[float], *, positive: Any
     if truth.any() and not truth.all():
         from sklearn.metrics import average_precision_score, roc_auc_score
 
-        areas = {"roc_auc": float(roc_auc_score(truth, score)),
-                 "average_precision": float(average_precision_score(truth, score))}
+        areas = {
+            "roc_auc": float(roc_auc_score(truth, score)),
+            "average_precision": float(average_precision_score(truth, score)),
+        }
     return {"precision": row.precision, "recall": row.recall, "f1": row.f1, **areas}
 
 
@@ -283,8 +302,10 @@ def multilabel_log_losses(gold: Sequence[Iterable], probabilities: Any, classes:
 def _probability_table(gold: Sequence, probabilities: Any, classes: Sequence) -> np.ndarray:
     table = np.asarray(probabilities, dtype=float)
     if table.shape != (len(gold), len(classes)):
-        raise DataError(f"Probabilities have shape {table.shape}, expected {(len(gold), len(classes))}.",
-                        why="One row for each record, one column for each class.")
+        raise DataError(
+            f"Probabilities have shape {table.shape}, expected {(len(gold), len(classes))}.",
+            why="One row for each record, one column for each class.",
+        )
     return table
 
 
@@ -302,8 +323,10 @@ def calibration(confidence: Sequence[float], correct: Sequence[bool], *, bins: i
     mean_sure = ratio(np.bincount(place, weights=sure, minlength=bins), count)
     mean_right = ratio(np.bincount(place, weights=right, minlength=bins), count)
     ece = float(ratio((count * np.abs(mean_sure - mean_right)).sum(), count.sum()))
-    rows = [CalibrationBin(b / bins, (b + 1) / bins, int(count[b]), float(mean_sure[b]), float(mean_right[b]))
-            for b in range(bins)]
+    rows = [
+        CalibrationBin(b / bins, (b + 1) / bins, int(count[b]), float(mean_sure[b]), float(mean_right[b]))
+        for b in range(bins)
+    ]
     return Calibration(ece, rows)
 
 

@@ -95,22 +95,24 @@ class KneserNey:
 
     def _rank(self, ngram: np.ndarray) -> int:
         rank = 0
-        for order, token in zip(self.orders, ngram):
+        for order, token in zip(self.orders, ngram, strict=False):
             rank = int(_find(order.keys, np.array([rank * self.vocab_size + int(token)]))[0])
             if rank < 0:
                 return -1
         return rank
 
-    def _refine(self, order: _Order, context: np.ndarray, tokens: np.ndarray,
-                lower: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _refine(
+        self, order: _Order, context: np.ndarray, tokens: np.ndarray, lower: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """One order up: (rank of context·token or −1, probability), from the probabilities one order below."""
         known = context >= 0
         safe = np.where(known, context, 0)
         found = np.where(known, _find(order.keys, safe * self.vocab_size + tokens), -1)
         count = np.where(found >= 0, order.counts[found], 0)
         total = order.context_total[safe]
-        kept = np.divide(count - order.discounts[np.minimum(count, 3)], total, out=np.zeros(len(tokens)),
-                         where=total > 0)
+        kept = np.divide(
+            count - order.discounts[np.minimum(count, 3)], total, out=np.zeros(len(tokens)), where=total > 0
+        )
         return found, np.where(known, kept + order.context_backoff[safe] * lower, lower)
 
 

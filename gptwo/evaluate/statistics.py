@@ -83,8 +83,15 @@ def resampled_sums(rows: np.ndarray, weights: np.ndarray | None, *, resamples: i
         yield draws.astype(float) @ rows
 
 
-def bootstrap(rows: Any, statistic: Callable[[np.ndarray], np.ndarray], *, weights: Any = None,
-              resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0) -> Interval:
+def bootstrap(
+    rows: Any,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    weights: Any = None,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval:
     """Percentile bootstrap interval of a statistic of summed counts.
 
     Args:
@@ -106,8 +113,9 @@ def bootstrap(rows: Any, statistic: Callable[[np.ndarray], np.ndarray], *, weigh
     return Interval(value, float(low), float(high), level)
 
 
-def bootstrap_mean(values: Sequence[float], *, resamples: int = RESAMPLES, level: float = LEVEL,
-                   seed: int = 0) -> Interval:
+def bootstrap_mean(
+    values: Sequence[float], *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
+) -> Interval:
     """Percentile bootstrap interval of a mean, e.g. of the log-losses or the right answers (0 or 1) of N records."""
     values = np.asarray(values, dtype=float)
     if not len(values):
@@ -115,24 +123,39 @@ def bootstrap_mean(values: Sequence[float], *, resamples: int = RESAMPLES, level
     distinct, weights = collapse(values)
     if len(distinct) > 5000:  # many distinct values: drawing records directly is cheaper than a wide multinomial
         return _bootstrap_mean_direct(values, resamples, level, seed)
-    return bootstrap(distinct[:, None], lambda sums: sums[:, 0] / len(values), weights=weights, resamples=resamples,
-                     level=level, seed=seed)
+    return bootstrap(
+        distinct[:, None],
+        lambda sums: sums[:, 0] / len(values),
+        weights=weights,
+        resamples=resamples,
+        level=level,
+        seed=seed,
+    )
 
 
 def _bootstrap_mean_direct(values: np.ndarray, resamples: int, level: float, seed: int) -> Interval:
     generator = np.random.default_rng(seed)
     chunk = max(1, _CELLS // len(values))
-    draws = np.concatenate([
-        values[generator.integers(len(values), size=(min(chunk, resamples - start), len(values)))].mean(1)
-        for start in range(0, resamples, chunk)
-    ])
+    draws = np.concatenate(
+        [
+            values[generator.integers(len(values), size=(min(chunk, resamples - start), len(values)))].mean(1)
+            for start in range(0, resamples, chunk)
+        ]
+    )
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values.mean()), float(low), float(high), level)
 
 
-def paired_bootstrap(rows: Any, statistic: Callable[[np.ndarray], np.ndarray], other_rows: Any, *,
-                     weights: Any = None, resamples: int = RESAMPLES, level: float = LEVEL,
-                     seed: int = 0) -> tuple[Interval, float]:
+def paired_bootstrap(
+    rows: Any,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    other_rows: Any,
+    *,
+    weights: Any = None,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> tuple[Interval, float]:
     """Interval of statistic(rows) − statistic(other_rows), both resampled alike, and a two-sided p-value.
 
     The p-value is twice the smaller share of resamples on one side of 0, counting the observed one

@@ -19,8 +19,15 @@ from gptwo.errors import DataError, UsageError, did_you_mean
 from gptwo.evaluate.metrics import ClassTable, check_lengths, class_table, table_from_counts
 
 SCHEMES = ("IOB1", "IOB2", "IOE2", "BIOES", "BILOU")
-_ALIASES = {"BIO": "IOB2", "IOB": "IOB1", "IO": "IOB1", "IOBES": "BIOES", "BMES": "BIOES", "BMEOS": "BIOES",
-            "BILUO": "BILOU"}
+_ALIASES = {
+    "BIO": "IOB2",
+    "IOB": "IOB1",
+    "IO": "IOB1",
+    "IOBES": "BIOES",
+    "BMES": "BIOES",
+    "BMEOS": "BIOES",
+    "BILUO": "BILOU",
+}
 _EQUAL_PREFIX = {"L": "E", "U": "S", "M": "I"}
 
 
@@ -47,8 +54,11 @@ def split_tag(tag: str) -> tuple[str, str]:
         return "O", ""
     prefix, dash, kind = tag.partition("-")
     if prefix not in {"B", "I", "E", "S", "L", "U", "M"} or (dash and not kind):
-        raise DataError(f"{tag!r} is no entity tag.", why="An entity tag is O or PREFIX-TYPE, such as B-LOC.",
-                        fix="Give tags of one scheme: " + ", ".join(SCHEMES) + ".")
+        raise DataError(
+            f"{tag!r} is no entity tag.",
+            why="An entity tag is O or PREFIX-TYPE, such as B-LOC.",
+            fix="Give tags of one scheme: " + ", ".join(SCHEMES) + ".",
+        )
     return prefix, kind or "_"
 
 
@@ -87,9 +97,9 @@ def _lenient(pairs: list[tuple[str, str]]) -> list[Entity]:
 _RULES = {
     "IOB1": (
         "IOB",
-        lambda p, c, same: c == "I" and (p in "OB" or not same) or c == "B" and p in "IB" and same,
+        lambda p, c, same: (c == "I" and (p in "OB" or not same)) or (c == "B" and p in "IB" and same),
         lambda p, c, same: c == "I" and p in "BI" and same,
-        lambda p, c, same: p != "O" and (c == "O" or c == "I" and not same or c == "B" and (p == "I" or same)),
+        lambda p, c, same: p != "O" and (c == "O" or (c == "I" and not same) or (c == "B" and (p == "I" or same))),
     ),
     "IOB2": (
         "IOB",
@@ -118,8 +128,10 @@ def _strict(tags: Sequence[str], scheme: str) -> list[Entity]:
     pairs = [*_split(tags), ("O", "")]
     for tag in tags:
         if tag[0] not in allowed:
-            raise DataError(f"{tag!r} is no tag of the scheme {scheme}.",
-                            fix="convert_tags(tags, to=...) converts; detect_scheme(sequences) says which scheme it is.")
+            raise DataError(
+                f"{tag!r} is no tag of the scheme {scheme}.",
+                fix="Convert with convert_tags(tags, to=...); detect_scheme(sequences) names the scheme.",
+            )
     found, place = [], 0
     before = ("O", "")
     while place < len(pairs):
@@ -194,17 +206,20 @@ def convert_tags(tags: Sequence[str], to: str, *, scheme: str | None = None) -> 
 def check_sequences(gold: Sequence[Sequence], predicted: Sequence[Sequence]) -> None:
     """Raise `DataError` unless each sentence has one predicted tag for each gold tag."""
     check_lengths(gold, predicted)
-    for number, (truth, guess) in enumerate(zip(gold, predicted), start=1):
+    for number, (truth, guess) in enumerate(zip(gold, predicted, strict=True), start=1):
         if len(truth) != len(guess):
             raise DataError(f"{len(guess)} predicted tags for {len(truth)} tokens.", where=f"sentence {number}")
 
 
-def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], *,
-                  scheme: str | None = None) -> tuple[list[str], np.ndarray]:
+def entity_counts(
+    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], *, scheme: str | None = None
+) -> tuple[list[str], np.ndarray]:
     """Entity types (sorted) and (sentences, types, 3) counts of correct, predicted and gold entities."""
     check_sequences(gold, predicted)
-    pairs = [(set(entities(truth, scheme=scheme)), set(entities(guess, scheme=scheme)))
-             for truth, guess in zip(gold, predicted)]
+    pairs = [
+        (set(entities(truth, scheme=scheme)), set(entities(guess, scheme=scheme)))
+        for truth, guess in zip(gold, predicted, strict=True)
+    ]
     types = sorted({entity.type for pair in pairs for entity in pair[0] | pair[1]})
     index = {name: number for number, name in enumerate(types)}
     counts = np.zeros((len(pairs), len(types), 3), dtype=np.int64)
@@ -215,8 +230,9 @@ def entity_counts(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[st
     return types, counts
 
 
-def entity_table(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], *,
-                 scheme: str | None = None) -> ClassTable:
+def entity_table(
+    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], *, scheme: str | None = None
+) -> ClassTable:
     """Entity-level precision, recall and F1 for each type, with micro, macro and weighted averages.
 
     An entity is correct where type, first and last token all agree. `scheme` as in `entities`.
@@ -225,8 +241,9 @@ def entity_table(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str
     return table_from_counts(types, *counts.sum(0).T) if types else table_from_counts([], [], [], [])
 
 
-def token_table(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], *,
-                labels: Sequence[str] | None = None) -> ClassTable:
+def token_table(
+    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], *, labels: Sequence[str] | None = None
+) -> ClassTable:
     """Token-level table, a row for each tag (B-LOC … O). `.text(accuracy_row=False)` prints its "micro avg" row."""
     check_sequences(gold, predicted)
     flat = [[tag for tags in column for tag in tags] for column in (gold, predicted)]
