@@ -18,8 +18,9 @@ ALIASES = {
     "distilgpt2": "distilbert/distilgpt2",
 }
 
-# Every part of a hub name: letters, digits, "-", "_", "."; a dot neither first nor doubled.
-HUB_NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w-]*(?:\.[\w-]+)*(?:/[A-Za-z0-9_][\w-]*(?:\.[\w-]+)*)?", re.ASCII)
+# The hub's rule: letters, digits, "_", "-" and ".", the last two not at an end and not doubled.
+_PART = r"\w(?:[\w.-]*\w)?"
+HUB_NAME = re.compile(rf"(?!.*(?:\.\.|--|\.git$))(?=.{{1,96}}$){_PART}(?:/{_PART})?", re.ASCII)
 
 TIMEOUT_SECONDS = 5.0  # for the hub's first answer, so that a machine without a network hears so at once
 
@@ -46,7 +47,7 @@ def resolve(name: str | Path, *, revision: str | None = None) -> Path:
 
     Looked up in this order: a folder of that path ("~" is the home folder; a run folder stands for its best/),
     `$GPTWO_MODELS` (several folders, separated as in PATH), ~/.cache/gptwo/models, the models shipped with gptwo,
-    the hub's cache on this machine, the hub.
+    the hub, and where that does not answer, its cache on this machine.
 
     Args:
         name: a folder, or a name such as "gptwo-mini", "gpt2" or "owner/model".
@@ -57,6 +58,8 @@ def resolve(name: str | Path, *, revision: str | None = None) -> Path:
             place where.
         UsageError: a file where a folder belongs.
     """
+    if not str(name):
+        raise UsageError("The model's name is empty.", fix=available())
     folder = Path(name).expanduser()
     if folder.is_dir():
         return run_folder_model(folder)
@@ -65,13 +68,14 @@ def resolve(name: str | Path, *, revision: str | None = None) -> Path:
             "A model is a folder, and this is a file.", where=folder, fix=f"give the folder it lies in: {folder.parent}"
         )
     name = str(name)
-    if not HUB_NAME.fullmatch(name):
-        raise MissingError("There is no such model folder.", where=name, fix=available())
-    if revision is None:
+    inside = Path(name)
+    if revision is None and not inside.is_absolute() and ".." not in inside.parts:
         for place in places():
             for candidate in (name, ALIASES.get(name, name)):
                 if (place / candidate).is_dir():
                     return place / candidate
+    if not HUB_NAME.fullmatch(name):
+        raise MissingError("There is no such model folder.", where=name, fix=available())
     return from_hub(ALIASES.get(name, name), revision)
 
 
@@ -85,7 +89,8 @@ def places() -> list[Path]:
     """The folders that hold models by name, in the order they are searched."""
     package = Path(__file__).parent
     own = [Path(place).expanduser() for place in os.environ.get("GPTWO_MODELS", "").split(os.pathsep) if place]
-    return [*own, default_place(), package.parent / "models", package / "models"]
+    checkout = [package.parent / "models"] if (package.parent / "pyproject.toml").is_file() else []
+    return [*own, default_place(), *checkout, package / "models"]
 
 
 def default_place() -> Path:
@@ -127,7 +132,7 @@ def from_hub(name: str, revision: str | None) -> Path:
         wanted = files_wanted([file.rfilename for file in info.siblings or []])
         if not any(fnmatch.fnmatch(file, pattern) for file in wanted for pattern in SAFETENSORS + PICKLES):
             raise MissingError(f"The model {name} has neither model.safetensors nor pytorch_model.bin on the hub.")
-        return Path(hub.snapshot_download(name, revision=info.sha, allow_patterns=wanted, etag_timeout=TIMEOUT_SECONDS))
+        return Path(hub.snapshot_download(name, revision=revision, allow_patterns=wanted, etag_timeout=TIMEOUT_SECONDS))
     except GatedRepoError as error:
         raise missing(name, revision, "Its owner wants to be asked: accept the terms, then `hf auth login`.") from error
     except RevisionNotFoundError as error:
