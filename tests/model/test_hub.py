@@ -170,7 +170,7 @@ def test_pickled_weights_are_downloaded_only_where_there_is_nothing_else(online)
 
 def test_a_hub_model_without_weights_is_an_error(online):
     online.files = ["README.md", "tf_model.h5"]
-    with pytest.raises(MissingError, match="neither model.safetensors nor pytorch_model.bin"):
+    with pytest.raises(MissingError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
         hub.resolve("owner/model")
     assert online.wanted is None
 
