@@ -30,7 +30,7 @@ help:
 # The prerequisite is order-only: what decides is the hash in the stamp's name, not a date.
 $(CORE): | .venv/bin/python
 	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable .
-	@rm -f .venv/.core-*
+	@rm -f .venv/.core-* .venv/.dev-*
 	@touch $@
 
 $(DEV): | .venv/bin/python
