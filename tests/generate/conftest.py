@@ -9,7 +9,11 @@ from gptwo.model.config import GPT2Config
 from gptwo.model.pretrained import Pretrained, create, save
 from gptwo.tokenizer import train_bpe
 
-TEXTS = ["the quick brown fox jumps over the lazy dog. ", "春眠不觉晓，处处闻啼鸟。 ", "Once upon a time there was 🙂. "]
+TEXTS = [
+    "the quick brown fox jumps over the lazy dog. ",
+    "春眠不觉晓，处处闻啼鸟。 ",
+    "Once upon a time there was 🙂. ",
+]
 
 
 @pytest.fixture(scope="session")

@@ -67,9 +67,7 @@ def test_repetition_penalty(seed, penalty):
     logits, ids = random_logits(seed), random_ids(seed)
     options = SamplingOptions(repetition_penalty=penalty)
     history = sampling.History(options, ids[:, :5].tolist(), ids[:, 5:].tolist(), 40, None)
-    same(
-        sampling.constrain(logits, options, history), reference.RepetitionPenaltyLogitsProcessor(penalty)(ids, logits)
-    )
+    same(sampling.constrain(logits, options, history), reference.RepetitionPenaltyLogitsProcessor(penalty)(ids, logits))
 
 
 @given(SEEDS, st.integers(1, 5))

@@ -1,5 +1,7 @@
 """Text comes out in whole characters, and stop strings never leak, wherever tokens end."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,7 +51,7 @@ STOPS = st.lists(st.text("abX\n", min_size=1, max_size=4), max_size=3)
 @given(TEXT, STOPS, st.lists(st.integers(0, 20), max_size=6))
 def test_the_result_does_not_depend_on_where_tokens_end(text, stops, cuts):
     borders = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
-    pieces = [text[start:end] for start, end in zip(borders, borders[1:], strict=False)]
+    pieces = [text[start:end] for start, end in pairwise(borders)]
     found, stopped, _ = written(pieces, stops)
     assert (found, stopped) == expected(text, stops)
 
