@@ -12,11 +12,13 @@ from typing import NamedTuple
 
 from gptwo.data.files import STDIN, ByteStream, Source, expand, format_of, refuse_utf16
 from gptwo.data.rejects import Rejects
+from gptwo.data.sources import RecordReader
 from gptwo.errors import DataError
 
 SEPARATOR = "<|endoftext|>"
 PIECE_CHARACTERS = 1 << 18
 BLOCK_BYTES = 1 << 19
+UNDECIDED_CHARACTERS = 1 << 16
 
 # A place to cut a long document where no token of a GPT-2 style tokenizer spans: before white space after a non-space.
 _NEWLINE_CUT = re.compile(r"(?<=\S)\n")
@@ -70,24 +72,25 @@ class DocumentReader:
             yield from self._table(file, kind)
 
     def _table(self, file: str, kind: str) -> Iterator[Piece]:
-        from gptwo.data.sources import read_records
-
-        records = read_records(
-            file,
+        reader = RecordReader(
+            self.rejects,
             columns={"text": self.text_column},
+            required=("text",),
             format=kind,
-            rejects=self.rejects,
             encoding=self.encoding,
+            may_be_empty=("text",),
             on_bytes=self.on_bytes,
         )
-        for record in records:
-            text = record.fields.get("text")
+        for record in reader.file(file):
+            text = record.fields["text"]
             if text is not None and not isinstance(text, str):
                 self.rejects.add(file, record.row, f"{self.text_column!r} is no text", repr(text))
             elif text is None or not text.strip():
                 self.empty += 1
             else:
                 yield from split_long(text, self.limit)
+        if not reader.rows:
+            self.empty += 1
 
     def _text(self, file: str) -> Iterator[Piece]:
         """Stream one text file: at most a block and a piece of it are held at a time."""
@@ -114,7 +117,8 @@ class DocumentReader:
                 held, line_start = held[start:], True
             if not begun:
                 held = held.lstrip("\n")
-            while not last and len(held) > self.limit:
+            tail = 0 if last else self._undecided(held, line_start)
+            while not last and len(held) - tail > self.limit:
                 cut = cut_place(held, self.limit)
                 yield Piece(held[:cut], False)
                 line_start = held[cut - 1] == "\n"
@@ -124,6 +128,17 @@ class DocumentReader:
             yield from split_long(held, self.limit)
         elif not found:
             self.empty += 1
+
+    def _undecided(self, held: str, line_start: bool) -> int:
+        """How many characters at the end may turn out to be a separator line and the newlines before it."""
+        start = held.rfind("\n") + 1
+        line = held[start:]
+        if not self.separator.startswith(line.rstrip(" \t") if line.startswith(self.separator) else line):
+            return 0
+        if start == 0:
+            return len(line) if line_start else 0
+        newlines = start - len(held[:start].rstrip("\n"))
+        return newlines + len(line) if newlines + len(line) < UNDECIDED_CHARACTERS else 0
 
 
 def split_long(text: str, limit: int) -> Iterator[Piece]:
@@ -201,7 +216,7 @@ def _as_utf8(stream: ByteStream, encoding: str) -> io.BufferedIOBase:
 
     class Recoded(io.RawIOBase):
         def __init__(self):
-            self.decoder = codecs.getincrementaldecoder(encoding)("replace")
+            self.decoder = codecs.getincrementaldecoder(encoding)()
             self.held = b""
 
         def readable(self):
@@ -210,7 +225,10 @@ def _as_utf8(stream: ByteStream, encoding: str) -> io.BufferedIOBase:
         def readinto(self, buffer):
             while not self.held:
                 data = stream.read(BLOCK_BYTES)
-                self.held = self.decoder.decode(data, final=not data).encode("utf-8")
+                try:
+                    self.held = self.decoder.decode(data, final=not data).encode("utf-8")
+                except UnicodeError as error:
+                    raise DataError(f"The file is not {encoding}.", where=stream.name, why=str(error)) from error
                 if not data:
                     break
             size = min(len(buffer), len(self.held))
@@ -239,9 +257,10 @@ def _repair(block: bytes, encoding: str, file: str, row: int, offset: int, rejec
             lines.append(line.decode(encoding))
         except UnicodeDecodeError as error:
             lines.append(line.decode(encoding, "replace"))
-            bad = f"byte 0x{line[error.start]:02x} is not {encoding}"
             excerpt = line[max(0, error.start - 40) : error.start + 80].decode(encoding, "backslashreplace")
-            rejects.add(file, row, f"{bad} (replaced by U+FFFD)", excerpt.rstrip("\n"), offset=offset + error.start)
+            rejects.add(
+                file, row, f"not {encoding}, replaced by U+FFFD", excerpt.rstrip("\n"), offset=offset + error.start
+            )
         row += line.count(b"\n")
         offset += len(line)
     return "".join(lines)

@@ -18,7 +18,7 @@ import numpy as np
 
 from gptwo.data.documents import PIECE_CHARACTERS, SEPARATOR, DocumentReader, Piece
 from gptwo.data.encode_worker import Encoder
-from gptwo.data.files import STDIN, ByteStream, Source, expand, identity
+from gptwo.data.files import STDIN, ByteStream, Source, expand, format_of, identity
 from gptwo.data.manifest import FILE_NAME, Manifest, SourceCount
 from gptwo.data.progress import PackProgress, Quiet
 from gptwo.data.rejects import Rejects
@@ -27,6 +27,7 @@ from gptwo.errors import DataError, GptwoError, Interrupted, UsageError
 
 SHARD_TOKENS = 100_000_000
 DOCUMENTS_PER_JOB = 4096
+TABLES_LOOKED_AT = 1000
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ def pack(
         "encoding": encoding,
         "separator": separator,
         "shard_tokens": shard_tokens,
+        "piece_characters": PIECE_CHARACTERS,
     }
     work = _digest({**settings, "sources": [[source.name, identity(source)] for source in sources]})
     splits = ("train", "valid") if held_out else ("all",)
@@ -209,6 +211,8 @@ class _Run:
         return None if None in sizes else sum(sizes)
 
     def run(self, progress: PackProgress | Quiet) -> Manifest:
+        """Do the work, or what is left of it."""
+        self._look_ahead()
         journal = Journal(self.scratch / "journal.jsonl", self.work)
         kept = journal.keep({split: available(folder, self.dtype) for split, folder in self.folders.items()})
         writers = {
@@ -233,6 +237,13 @@ class _Run:
             journal.close()
             for writer in writers.values():
                 writer.close()
+
+    def _look_ahead(self) -> None:
+        """Read the first document of every table now: a wrong column should not be found after hours."""
+        for source in self.sources:
+            for file in source.files[:TABLES_LOOKED_AT]:
+                if file != STDIN and (self.settings["format"] or format_of(file) or "txt") != "txt":
+                    next(self._reader(Rejects()).file(file), None)
 
     def _encode(self, journal: Journal, writers: dict[str, ShardWriter], rejects: Rejects) -> None:
         waiting: deque[tuple[_Job, Future[bytes]]] = deque()
@@ -271,6 +282,7 @@ class _Run:
             text_column=s["text_column"],
             separator=s["separator"],
             encoding=s["encoding"],
+            limit=s["piece_characters"],
             on_bytes=on_bytes,
         )
 
@@ -298,7 +310,9 @@ class _Run:
                     if pieces:
                         yield _request(pieces, split, index)
                     pieces, size, split = [], 0, "valid"
-                if pieces and (size + len(piece.text) > PIECE_CHARACTERS or len(pieces) >= DOCUMENTS_PER_JOB):
+                if pieces and (
+                    size + len(piece.text) > self.settings["piece_characters"] or len(pieces) >= DOCUMENTS_PER_JOB
+                ):
                     yield _request(pieces, split, index)
                     pieces, size = [], 0
                 pieces.append(piece)

@@ -119,4 +119,8 @@ class Rejects:
 
 def printable(text: str) -> str:
     """The first characters of `text`, with bytes that are no text shown as \\xNN."""
-    return text[:EXCERPT_CHARACTERS].encode("utf-8", "backslashreplace").decode("utf-8")
+    text = text[:EXCERPT_CHARACTERS]
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
