@@ -18,7 +18,7 @@ from gptwo.errors import DataError
 SEPARATOR = "<|endoftext|>"
 PIECE_CHARACTERS = 1 << 18
 BLOCK_BYTES = 1 << 19
-UNDECIDED_CHARACTERS = 1 << 16
+UNDECIDED_CHARACTERS = 1 << 20
 
 # A place to cut a long document where no token of a GPT-2 style tokenizer spans: before white space after a non-space.
 _NEWLINE_CUT = re.compile(r"(?<=\S)\n")
@@ -118,6 +118,8 @@ class DocumentReader:
             if not begun:
                 held = held.lstrip("\n")
             tail = 0 if last else self._undecided(held, line_start)
+            if not begun and len(held) < UNDECIDED_CHARACTERS and not held.strip():
+                tail = len(held)  # perhaps an empty document
             while not last and len(held) - tail > self.limit:
                 cut = cut_place(held, self.limit)
                 yield Piece(held[:cut], False)

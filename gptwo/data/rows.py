@@ -220,7 +220,7 @@ def conll_rows(lines: TextLines, columns: dict[str, int]) -> Iterator[Row]:
             return
         split = [(number, text.split("\t") if tabs else text.split()) for number, text in data]
         raw = "\n".join(text for _, text in data)
-        needed = max(index + 1 if index >= 0 else -index for index in columns.values())
+        needed = max(len(columns) > 1 and 2, *(index + 1 if index >= 0 else -index for index in columns.values()))
         width = width or len(split[0][1])
         for number, parts in split:
             if len(parts) != width or len(parts) < needed:

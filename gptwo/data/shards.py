@@ -95,8 +95,8 @@ class Shards:
         pending: list[np.ndarray] = []
         for start in range(0, self.tokens, 1 << 20):
             block = self.read(start, min(1 << 20, self.tokens - start))
-            begin = 0
-            for end in np.flatnonzero(block == self.end_id):
+            begin: int = 0
+            for end in np.flatnonzero(block == self.end_id).tolist():
                 yield np.concatenate([*pending, block[begin:end]])
                 pending, begin = [], end + 1
             pending.append(block[begin:])

@@ -11,7 +11,7 @@ from typing import Any
 from gptwo.data import rows
 from gptwo.data.files import COMPRESSIONS, STDIN, ByteStream, expand, format_of
 from gptwo.data.rejects import Reject, Rejects
-from gptwo.data.rows import Bad, TextLines
+from gptwo.data.rows import Bad, Row, TextLines
 from gptwo.errors import DataError, UsageError, did_you_mean
 
 __all__ = ["FORMATS", "Record", "RecordReader", "Reject", "Rejects", "read_records"]
@@ -147,7 +147,8 @@ class RecordReader:
             kind = self.format or self._kind(file)
             columns, found = self._rows(file, kind, stream)
             seen = dict.fromkeys(columns.names, 0)
-            consumed, keys = 0, ()
+            consumed = 0
+            keys: tuple[str, ...] = ()
             for number, value in found:
                 self.rows += 1
                 fields = value if isinstance(value, Bad) else self._fields(value, columns, seen)
@@ -184,7 +185,7 @@ class RecordReader:
             fix=f"Give the format: {', '.join(FORMATS)}.",
         )
 
-    def _rows(self, file: str, kind: str, stream: ByteStream) -> tuple[_Columns, Iterator[rows.Row]]:
+    def _rows(self, file: str, kind: str, stream: ByteStream) -> tuple[_Columns, Iterator[Row]]:
         """The column map as it holds for this file, and the file's rows."""
         if kind == "parquet":
             if file == STDIN or file.lower().endswith(COMPRESSIONS):
@@ -210,7 +211,9 @@ class RecordReader:
         """The map, with the required names that it leaves out; every column where there is no map."""
         return _Columns({**{name: name for name in self.required}, **(self.columns or {})}, self.columns is None)
 
-    def _table(self, file: str, found: Iterator[tuple[int, list[str] | Bad]], lines: TextLines):  # -> (columns, rows)
+    def _table(
+        self, file: str, found: Iterator[tuple[int, list[str] | Bad]], lines: TextLines
+    ) -> tuple[_Columns, Iterator[Row]]:
         """Give the values of a csv or tsv their names, and refuse rows of another width."""
         early: list[tuple[int, list[str] | Bad]] = []
         for number, first in found:
@@ -218,7 +221,7 @@ class RecordReader:
             if not isinstance(first, Bad):
                 break
         else:
-            return self._wanted(), iter(early)
+            return self._wanted(), ((number, bad) for number, bad in early if isinstance(bad, Bad))
         given = list(self.columns.values()) if self.columns else []
         by_index = bool(given) and all(column.isdecimal() for column in given) and not set(given) & set(first)
         header = not by_index if self.header is None else self.header
@@ -230,7 +233,7 @@ class RecordReader:
             early.pop()
         columns = self._resolve(names, file)
 
-        def named() -> Iterator[rows.Row]:
+        def named() -> Iterator[Row]:
             width = len(names)
             for part in (early, found):
                 for number, values in part:
