@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,13 @@ class Description:
         config: sizes and switches.
         architecture: Hugging Face's class; None where the file does not say.
         labels: names of the labels, by index; empty where the file has none.
+        problem_type: "single_label_classification", "multi_label_classification", "regression" or None.
     """
 
     config: GPT2Config
-    architecture: str | None
-    labels: list[str]
+    architecture: str | None = None
+    labels: list[str] = field(default_factory=list)
+    problem_type: str | None = None
 
     @property
     def head(self) -> HeadKind | None:
@@ -70,15 +72,16 @@ def read_config(file: Path) -> Description:
     refuse_options(raw, file)
 
     values: dict[str, Any] = {}
-    for field in fields(GPT2Config):
-        key = next((key for key in SYNONYMS.get(field.name, (field.name,)) if raw.get(key) is not None), None)
+    for size in fields(GPT2Config):
+        key = next((key for key in SYNONYMS.get(size.name, (size.name,)) if raw.get(key) is not None), None)
         if key is not None:
-            values[field.name] = check_type(raw[key], field.default, f"{file}, {key}")
+            values[size.name] = check_type(raw[key], size.default, f"{file}, {key}")
     try:
         config = GPT2Config(**values)
     except GptwoError as error:
         raise DataError(error.what, where=file, fix=error.fix) from error
-    return Description(config, architectures[0] if architectures else None, read_labels(raw, file))
+    architecture = architectures[0] if architectures else None
+    return Description(config, architecture, read_labels(raw, file), raw.get("problem_type"))
 
 
 def refuse_options(raw: dict, file: Path) -> None:
@@ -140,7 +143,7 @@ def config_json(
     content: dict[str, Any] = {
         "architectures": [architecture],
         "model_type": "gpt2",
-        **{field.name: getattr(config, field.name) for field in fields(GPT2Config)},
+        **{size.name: getattr(config, size.name) for size in fields(GPT2Config)},
         "n_ctx": config.n_positions,
         "activation_function": ACTIVATIONS[0],
         "add_cross_attention": False,

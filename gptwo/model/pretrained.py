@@ -111,12 +111,13 @@ def load(
     stored = open_weights(folder)
     saved = described.head or saved_head(stored)
     kind = head or saved
-    names = list(labels) if labels is not None else (described.labels if kind == saved else [])
     if kind == "language" and labels is not None:
         raise UsageError("A language model has no labels.", fix='give head="sequence" or head="token" with labels')
+    saved_names = saved_labels(described, saved, stored)
+    names = list(labels) if labels is not None else (saved_names if kind == saved else [])
     if kind != "language" and not names:
         raise UsageError(f"A fresh {kind} head needs the names of its labels.", fix='give labels=["…", "…"]')
-    is_fresh = kind != saved or (kind != "language" and names != described.labels)
+    is_fresh = kind != saved or names != saved_names
 
     model = allocate(described.config, kind, len(names), device, dtype)
     fresh = read_into(model, stored, skip_head=is_fresh)
@@ -126,6 +127,8 @@ def load(
     info.pop("labels", None)
     if is_fresh:
         info.pop("calibration", None)  # it belonged to the old head
+    elif described.problem_type:
+        info.setdefault("problem_type", described.problem_type)
     if kind != "language":
         info["labels"] = names
     return Pretrained(model.eval(), load_tokenizer_of(folder), described.config, folder, info, fresh)
@@ -250,7 +253,7 @@ def describe(folder: Path) -> Description:
     if (folder / "config.json").is_file():
         return read_config(folder / "config.json")
     if tensorflow.is_checkpoint(folder):
-        return Description(tensorflow.read_config(folder), "GPT2LMHeadModel", [])
+        return Description(tensorflow.read_config(folder), "GPT2LMHeadModel")
     there = sorted(entry.name for entry in folder.iterdir())
     why = f"there is {', '.join(there[:12]) or 'nothing'}{' …' if len(there) > 12 else ''}"
     if "adapter_config.json" in there:
@@ -267,6 +270,14 @@ def saved_head(stored: dict[str, Stored]) -> HeadKind:
     """The head whose tensors are there; a bare network counts as a language model."""
     first_words = {name.split(".")[0] for name in stored}
     return cast(HeadKind, next((kind for kind, name in PROJECTIONS.items() if name in first_words), "language"))
+
+
+def saved_labels(described: Description, saved: HeadKind, stored: dict[str, Stored]) -> list[str]:
+    """Names of the saved labels; config.json may leave them out, then the head's rows are numbered."""
+    weight = stored.get(f"{PROJECTIONS[saved]}.weight")
+    if saved == "language" or weight is None or described.labels:
+        return [] if saved == "language" else described.labels
+    return [f"LABEL_{index}" for index in range(weight.shape[0])]
 
 
 def allocate(config: GPT2Config, head: str, labels: int, device: str | torch.device, dtype: torch.dtype) -> Model:

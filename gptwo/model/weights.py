@@ -268,7 +268,7 @@ def write_safetensors(file: Path, tensors: dict[str, tuple[Tensor, torch.dtype]]
         out.write(struct.pack("<Q", len(text)) + text)
         for name, (tensor, dtype) in tensors.items():
             tensor = tensor.t() if TRANSPOSED.search(name) else tensor
-            tensor = tensor.to(device="cpu", dtype=dtype).contiguous()
+            tensor = tensor.to(device="cpu", dtype=dtype).flatten()
             out.write(tensor.view(torch.uint8).numpy().data)
 
 
