@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from gptwo.errors import DataError, MissingError
 from gptwo.tokenizer.byte_level import END_OF_TEXT, printable
@@ -14,17 +16,31 @@ from gptwo.tokenizer.byte_level import END_OF_TEXT, printable
 Merges = list[tuple[str, str]]
 
 
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file; a byte order mark is left out, line ends become "\\n"."""
+@contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """A UTF-8 file opened for reading; a byte order mark is left out, line ends become "\\n".
+
+    Raises:
+        DataError: a byte is not UTF-8, wherever in the file it is read.
+        MissingError: the file is not there or cannot be opened.
+    """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            yield file
     except UnicodeDecodeError as error:
-        why = f"byte {error.start} is not UTF-8"
-        raise DataError("The file is not UTF-8 text.", where=path, why=why, fix="Convert it to UTF-8.") from error
+        raise DataError(
+            "The file is not UTF-8 text.", where=path, why=str(error), fix="Convert it to UTF-8, e.g. with iconv."
+        ) from error
     except FileNotFoundError as error:
-        raise MissingError(f"{path.name} is missing.", where=path.parent, fix=f"Place {path.name} there.") from error
+        raise MissingError(f"{path.name} is missing.", where=path, fix=f"Place {path.name} there.") from error
     except OSError as error:
         raise MissingError(f"{path.name} cannot be read.", where=path, why=str(error)) from error
+
+
+def read_text(path: Path) -> str:
+    """The whole text of a UTF-8 file (see `open_text`)."""
+    with open_text(path) as file:
+        return file.read()
 
 
 def read_json(path: Path) -> Any:
