@@ -63,7 +63,6 @@ class TaskSection(Section):
     class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
         "none", description="weight of each label in the loss; balanced: inverse to its frequency"
     )
-    binary: bool = Field(False, description="two labels by one score and binary cross-entropy")
     positive: str | None = Field(None, description="the label that counts as positive in binary metrics")
     threshold: float = Field(0.5, gt=0, lt=1, description="a label is predicted above this probability")
     scheme: Literal["auto", "IOB1", "IOB2", "BIOES", "plain"] = Field("auto", description="how the tags mark entities")
@@ -147,6 +146,25 @@ class Recipe(Section):
         for section, values in self.model_dump(exclude_none=True).items():
             lines += [f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in values.items()), ""]
         return "\n".join(lines)
+
+
+def commented_recipe(values: Mapping[str, Mapping[str, Any]]) -> str:
+    """A recipe to begin with: every key with its description; those without a value here are commented out.
+
+    Args:
+        values: section to keys that are set.
+    """
+    lines = []
+    for section, field in Recipe.model_fields.items():
+        chosen = values.get(section, {})
+        lines.append(f"[{section}]")
+        for key, info in field.default_factory().model_fields.items():  # type: ignore[union-attr, call-arg]
+            value = chosen.get(key, info.default)
+            shown = '""' if value is None else _toml(value)
+            mark = "" if key in chosen else "# "
+            lines.append(f"{f'{mark}{key} = {shown}':<44}  # {info.description}")
+        lines.append("")
+    return "\n".join(lines)
 
 
 def load_recipe(

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from gptwo.data.batching import Batch, Example
+from gptwo.data.batching import Batch, Example, collate
 from gptwo.data.sources import Record
+from gptwo.evaluate.report import Report
 from gptwo.model.heads import HeadKind, Model
 from gptwo.tokenizer import Tokenizer
 
-
-@dataclass
-class Predictions:
-    """What a model says of records, in their order.
-
-    Args:
-        outputs: one for each record: a label, a list of labels, a list of tags.
-        confidences: probability of each output, 0 to 1; empty where a task has none.
-        probabilities: for each record, the probability of every label; empty where a task has none.
-    """
-
-    outputs: list[Any]
-    confidences: list[float] = field(default_factory=list)
-    probabilities: Any = None
+PREDICT_TOKENS = 4096  # tokens, padding included, that go through the network at once when predicting
 
 
 class Task(ABC):
@@ -35,30 +23,42 @@ class Task(ABC):
 
     A task is made from recipe settings, learns its labels from the training records, and is stored with the model
     (`describe`), so that a folder alone can predict.
+
+    Attributes:
+        name: as recipes and commands write it.
+        head: the head it needs.
+        columns: fields that a training record needs; `inputs` are those needed to predict.
+        metric: which figure of `evaluate` decides the best checkpoint; `maximise` says its direction.
+        labels: names by index; empty where there are none.
     """
 
     name: ClassVar[str]
     head: ClassVar[HeadKind]
-    columns: ClassVar[tuple[str, ...]]  # fields a training record needs
-    metric: str  # decides the best checkpoint
+    columns: ClassVar[tuple[str, ...]]
+    inputs: ClassVar[tuple[str, ...]]
+    lists: tuple[str, ...] = ()
+    metric: str
     maximise: bool = True
     labels: list[str]
 
     @abstractmethod
     def fit(self, records: Sequence[Record]) -> None:
-        """Learn the labels (and their weights) from the training records.
+        """Learn the labels and their weights from the training records.
 
         Raises:
             DataError: the records cannot teach this task; names file and row.
         """
 
     @abstractmethod
-    def encode(self, record: Record, tokenizer: Tokenizer, max_length: int, index: int = 0) -> Example:
-        """A record as token ids with labels.
+    def encode(
+        self, record: Record, tokenizer: Tokenizer, max_length: int, index: int = 0, *, target: bool = True
+    ) -> list[Example]:
+        """A record as token ids; several examples where it does not fit into one.
 
         Args:
-            max_length: tokens at most; what is cut off is counted in `Example.truncated`.
+            max_length: tokens of an example at most; what is cut off is counted in `Example.truncated`.
             index: the record's place in its data set.
+            target: with what is to be learned; False to predict.
 
         Raises:
             DataError: the record does not fit the task (an unknown label); names file and row.
@@ -73,19 +73,47 @@ class Task(ABC):
         """What that sum is divided by, over all micro-batches of a step."""
 
     @abstractmethod
-    def predict(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str = "fp32"
-    ) -> Predictions:
-        """What the model says of records, in their order."""
+    def evaluate(
+        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
+    ) -> dict[str, float]:
+        """Figures of a model on records with targets; `metric` is among them."""
 
     @abstractmethod
-    def gold(self, records: Sequence[Record]) -> list[Any]:
-        """The right outputs, in the form of `Predictions.outputs`."""
+    def report(self, title: str, records: Sequence[Record], systems: dict[str, Any], **fields: Any) -> Report:
+        """The verdict on test records; `systems` holds what `opinion` and the baselines gave, by name."""
 
     @abstractmethod
-    def measure(self, gold: Sequence[Any], predictions: Predictions) -> dict[str, float]:
-        """Figures by name; `metric` is among them."""
+    def opinion(
+        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
+    ) -> Any:
+        """What `report` needs of a model on records: predictions, or scores."""
+
+    @abstractmethod
+    def baselines(self, train: Sequence[Record], test: Sequence[Record]) -> dict[str, Any]:
+        """What cheap opponents make of the test records, by name."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """What a saved model must know to predict; goes into gptwo.json."""
+
+
+def length_batches(examples: Sequence[Example], tokens: int = PREDICT_TOKENS) -> Iterator[tuple[list[int], Batch]]:
+    """Batches of examples of like length, with the places of their examples.
+
+    Args:
+        examples: any number.
+        tokens: rows times width of a batch, padding included.
+    """
+    order = sorted(range(len(examples)), key=lambda i: -len(examples[i].ids))
+    start = 0
+    while start < len(order):
+        size = max(1, tokens // max(1, len(examples[order[start]].ids)))
+        places = order[start : start + size]
+        yield places, collate([examples[i] for i in places])
+        start += size
+
+
+def autocast(model: Model, precision: str) -> torch.autocast:
+    """The autocast context of a precision on the model's device."""
+    device = next(model.parameters()).device.type
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")

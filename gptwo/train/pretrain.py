@@ -37,9 +37,7 @@ class NextToken:
         return int((batch.labels != IGNORE).sum())
 
 
-def pretrain(
-    recipe: Recipe, out: str | Path, *, resume: bool = False, overwrite: bool = False, trackers: list[str] | None = None
-) -> Pretrained:
+def pretrain(recipe: Recipe, out: str | Path, *, resume: bool = False, overwrite: bool = False) -> Pretrained:
     """Train a language model on running text.
 
     Args:
@@ -47,7 +45,6 @@ def pretrain(
         out: the run folder; the best model is in out/best.
         resume: go on from the newest checkpoint of `out`.
         overwrite: start anew in a used folder.
-        trackers: instead of the recipe's.
 
     Returns:
         The best model.
@@ -103,8 +100,10 @@ def pretrain(
         save_best=lambda: models.save(start, folder / "best"),
         sample=sample if options.sample_every else None,
     )
-    with make_trackers(trackers if trackers is not None else recipe.track.trackers, folder) as tracking:
-        train(model, NextToken(), source, recipe=recipe, folder=folder, trackers=tracking, hooks=hooks, resume=resume)
+    with make_trackers(
+        recipe.track.trackers, folder, project=recipe.track.project, recipe=recipe.model_dump()
+    ) as trackers:
+        train(model, NextToken(), source, recipe=recipe, folder=folder, trackers=trackers, hooks=hooks, resume=resume)
     if valid is None:
         models.save(start, folder / "best")
     return models.load(folder / "best", device=device)

@@ -1,0 +1,131 @@
+"""`gptwo doctor`: look for what is wrong before it costs a training run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gptwo.cli.common import console, print_json
+from gptwo.cli.data import ColumnsOption, EncodingOption, FormatOption, JsonOption, parse_columns
+
+TEXT_DOCUMENTS = 100_000
+
+
+def data(
+    train: Annotated[str, typer.Argument(help="Training data: a file, folder or pattern.")],
+    test: Annotated[str | None, typer.Option(help="Test data.")] = None,
+    valid: Annotated[str | None, typer.Option(help="Validation data.")] = None,
+    task: Annotated[str | None, typer.Option(help="classify, tag or language; default by the file.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of the tokenizer, to count tokens.")] = None,
+    columns: ColumnsOption = None,
+    max_length: Annotated[int | None, typer.Option(min=1, help="Tokens the model reads of one record.")] = None,
+    format: FormatOption = None,
+    encoding: EncodingOption = "utf-8",
+    delimiter: Annotated[str | None, typer.Option(help="Between the columns of a csv file; default a comma.")] = None,
+    section: Annotated[str | None, typer.Option(help="Path of the list of rows inside a .json file.")] = None,
+    list_separator: Annotated[str | None, typer.Option(help="What parts several labels in a cell, e.g. '|'.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Check a data set: labels, duplicates, leakage, truncation, encoding. Exit code 3 where something is an error."""
+    from gptwo.data.doctor import has_errors, inspect_records
+    from gptwo.data.sources import Rejects
+    from gptwo.errors import UsageError
+    from gptwo.tokenizer import load_tokenizer
+
+    if max_length is not None and tokenizer is None:
+        raise UsageError("--max-length is in tokens.", fix="Give --tokenizer DIR too.")
+    mapping = parse_columns(columns)
+    task = task or _likely_task(train, mapping, format)
+    options = {
+        "columns": mapping,
+        "format": format,
+        "encoding": encoding,
+        "delimiter": delimiter,
+        "section": section,
+        "list_separator": list_separator,
+    }
+    files = {split: path for split, path in (("train", train), ("valid", valid), ("test", test)) if path}
+    rejects = {split: Rejects() for split in files}
+    records = {split: _read(path, task, rejects[split], options) for split, path in files.items()}
+    findings = inspect_records(
+        records["train"],
+        valid=records.get("valid", ()),
+        test=records.get("test", ()),
+        task=task,
+        tokenizer=load_tokenizer(tokenizer) if tokenizer else None,
+        max_length=max_length,
+        rejects=rejects,
+    )
+    if json:
+        counts = {split: len(found) for split, found in records.items()}
+        rows = [finding.as_json() for finding in findings]
+        print_json({"task": task, "records": counts, "ok": not has_errors(findings), "findings": rows})
+    else:
+        folders = {str(Path(path).parent) + os.sep for path in files.values()}
+        _print(findings, task, {split: len(found) for split, found in records.items()}, folders)
+    if has_errors(findings):
+        raise typer.Exit(3)
+
+
+def _likely_task(file: str, columns: dict[str, str] | None, format: str | None) -> str:
+    from gptwo.data.files import format_of
+
+    kind = format or format_of(file)
+    if kind == "conll" or (columns and "tags" in columns) or _begins_as_conll(file, kind):
+        return "tag"
+    if kind == "txt" or (columns and set(columns) == {"text"}):
+        return "language"
+    return "classify"
+
+
+def _begins_as_conll(file: str, kind: str | None) -> bool:
+    if kind is not None or not Path(file).is_file():
+        return False
+    with open(file, "rb") as head:
+        return head.read(32).startswith(b"-DOCSTART-")
+
+
+def _read(path: str, task: str, rejects, options: dict) -> list:
+    """The records of one split; a text file's documents are records numbered from 1."""
+    from itertools import islice
+
+    from gptwo.data.doctor import REQUIRED
+    from gptwo.data.documents import iter_documents
+    from gptwo.data.files import format_of
+    from gptwo.data.sources import Record, read_records
+
+    if task == "language" and (options["format"] or format_of(path) or "txt") == "txt":
+        found = iter_documents(path, encoding=options["encoding"], rejects=rejects)
+        return [Record({"text": text}, path, number) for number, text in enumerate(islice(found, TEXT_DOCUMENTS), 1)]
+    required, lists = REQUIRED.get(task, ("text",)), ()
+    if task == "classify" and options["columns"] and "labels" in options["columns"]:
+        required, lists = ("text", "labels"), ("labels",)
+    if task == "tag":
+        lists = ("tokens", "tags")
+    return list(read_records(path, required=required, lists=lists, rejects=rejects, **options))
+
+
+def _print(findings: list, task: str, counts: dict[str, int], folders: set[str]) -> None:
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    colours = {"error": "red", "warning": "yellow", "info": "cyan"}
+    told = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+    table = Table("", Column("what", ratio=4), Column("where", ratio=2, overflow="fold"), Column("fix", ratio=3))
+    table.title, table.title_justify, table.show_lines = Text(f"{task}: {told} records"), "left", True
+    for finding in findings:
+        rows = "\n".join(finding.rows[:3])
+        for folder in folders:  # the names alone; --json has the paths
+            rows = rows.replace(folder, "")
+        if finding.count > 3 and finding.rows:
+            rows += f"\n… {finding.count:,} in all"
+        severity = Text(finding.severity, style=colours[finding.severity])
+        table.add_row(severity, Text(finding.what), Text(rows), Text(finding.fix))
+    console().print(table)
+    totals = [
+        f"{sum(finding.severity == severity for finding in findings)} {severity}s" for severity in ("error", "warning")
+    ]
+    console().print(f"{', '.join(totals)}. --json lists the first ten rows of each.")

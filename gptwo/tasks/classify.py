@@ -1,0 +1,262 @@
+"""Text classification: two labels, several, or several at once.
+
+The scores come from the last token of a text, as in GPT2ForSequenceClassification; a text too long keeps its head
+and its tail.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gptwo.data.batching import Batch, Example
+from gptwo.data.sources import Record
+from gptwo.errors import DataError, UsageError, did_you_mean
+from gptwo.evaluate import metrics
+from gptwo.evaluate.assess import assess_classification, assess_multilabel
+from gptwo.evaluate.baselines import Majority, TfidfLogisticRegression
+from gptwo.evaluate.metrics import Predictions
+from gptwo.evaluate.report import Report
+from gptwo.model.heads import Model
+from gptwo.tasks.base import Task, autocast, length_batches
+from gptwo.tokenizer import Tokenizer
+
+
+class Classify(Task):
+    """One label for a text, or any number of labels.
+
+    Args:
+        labels: names in order; None: those of the training records, sorted.
+        multi_label: a text may have several labels, or none; each is decided by itself (binary cross-entropy).
+        class_weights: "none", "balanced" (inverse to frequency), or a weight for each label.
+        positive: of two labels, the one whose F1 is reported; None: the last one.
+        threshold: with two labels, "positive" is predicted from this probability on; with several at once, each.
+
+    Raises:
+        UsageError: a weight for, or as positive, a label that is not there.
+    """
+
+    name = "classify"
+    head = "sequence"
+    columns = ("text", "label")
+    inputs = ("text",)
+
+    def __init__(
+        self,
+        labels: Sequence[str] | None = None,
+        *,
+        multi_label: bool = False,
+        class_weights: str | Mapping[str, float] = "none",
+        positive: str | None = None,
+        threshold: float = 0.5,
+    ):
+        self.labels = list(labels or [])
+        self.given = labels is not None
+        self.multi_label = multi_label
+        self.class_weights = class_weights
+        self.positive = positive
+        self.threshold = threshold
+        self.weights: Tensor | None = None
+        self.metric = "micro_f1" if multi_label else "accuracy"
+        self.lists = ("label",) if multi_label else ()
+
+    # learning ---------------------------------------------------------------------------------------------------
+
+    def fit(self, records: Sequence[Record]) -> None:
+        counts = Counter(label for record in records for label in self._labels_of(record))
+        if not self.given:
+            self.labels = sorted(counts)
+        if len(self.labels) < (1 if self.multi_label else 2):
+            raise DataError(
+                f"Classification needs two labels; the training records have {self.labels}.",
+                where=records[0].file if records else None,
+                fix="check the column of the labels: --columns label=…",
+            )
+        for name in [*([self.positive] if self.positive else []), *self._weight_names()]:
+            if name not in self.labels:
+                raise UsageError(f"There is no label {name!r}.", where="task", fix=did_you_mean(name, self.labels))
+        if self.class_weights == "balanced":
+            total = sum(counts.values())
+            self.weights = torch.tensor([total / (len(counts) * max(1, counts[label])) for label in self.labels])
+        elif isinstance(self.class_weights, Mapping):
+            self.weights = torch.tensor([float(self.class_weights.get(label, 1.0)) for label in self.labels])
+
+    def encode(
+        self, record: Record, tokenizer: Tokenizer, max_length: int, index: int = 0, *, target: bool = True
+    ) -> list[Example]:
+        ids, truncated = head_and_tail(encode_text(tokenizer, str(record.fields["text"])), max_length)
+        chosen: Any = None
+        if target:
+            places = [self._place(label, record) for label in self._labels_of(record)]
+            chosen = [float(i in places) for i in range(len(self.labels))] if self.multi_label else places[0]
+        return [Example(ids, target=chosen, index=index, truncated=truncated)]
+
+    def loss(self, model: Model, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
+        scores, targets = self.scores(model, batch), batch.targets
+        weights = None if self.weights is None else self.weights.to(scores.device)
+        if self.multi_label:
+            soft = targets * (1 - label_smoothing) + label_smoothing / 2
+            losses = F.binary_cross_entropy_with_logits(scores, soft, reduction="none")  # (N, labels)
+            return (losses if weights is None else losses * weights).sum()
+        if len(self.labels) == 2:
+            soft = targets * (1 - label_smoothing) + label_smoothing / 2
+            losses = F.binary_cross_entropy_with_logits(scores[:, 1] - scores[:, 0], soft, reduction="none")  # (N,)
+            return (losses if weights is None else losses * weights[targets]).sum()
+        return F.cross_entropy(scores, targets, weights, reduction="sum", label_smoothing=label_smoothing)
+
+    def count(self, batch: Batch) -> float:
+        if self.multi_label:
+            return batch.targets.numel()
+        if self.weights is None:
+            return len(batch.targets)
+        return float(self.weights[batch.targets.cpu()].sum())
+
+    def scores(self, model: Model, batch: Batch) -> Tensor:
+        """(N, labels) scores of a batch, float32."""
+        hidden = model.transformer(batch.ids, batch.positions, batch.documents)  # (B, T, C)
+        return model.logits(hidden.flatten(0, 1)[batch.last]).float()
+
+    # predicting -------------------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        records: Sequence[Record],
+        *,
+        max_length: int,
+        precision: str = "fp32",
+    ) -> Predictions:
+        """Labels and probabilities of records, in their order."""
+        examples = [
+            self.encode(record, tokenizer, max_length, i, target=False)[0] for i, record in enumerate(records)
+        ]
+        device = next(model.parameters()).device
+        table = np.zeros((len(examples), len(self.labels)))
+        with torch.inference_mode(), autocast(model, precision):
+            for places, batch in length_batches(examples):
+                scores = self.scores(model, batch.to(device))
+                table[places] = (scores.sigmoid() if self.multi_label else scores.softmax(1)).cpu().numpy()
+        return Predictions(self.decide(table), table, self.labels)
+
+    def decide(self, table: np.ndarray) -> list:
+        """Labels from probabilities (N, labels)."""
+        if self.multi_label:
+            return [[self.labels[i] for i in np.flatnonzero(row >= self.threshold)] for row in table]
+        if len(self.labels) == 2:
+            positive = self.labels.index(self.positive) if self.positive else 1
+            return [self.labels[positive if row[positive] >= self.threshold else 1 - positive] for row in table]
+        return [self.labels[i] for i in table.argmax(1)]
+
+    def evaluate(
+        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
+    ) -> dict[str, float]:
+        said = self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
+        gold = self.gold(records)
+        if self.multi_label:
+            table = metrics.multilabel_table(gold, said.labels, labels=self.labels)
+            loss = metrics.multilabel_log_losses(gold, said.probabilities, self.labels).mean()
+            figures = {"micro_f1": table.average("micro").f1, "macro_f1": table.average("macro").f1}
+            return {**figures, "loss": float(loss)}
+        table = metrics.class_table(gold, said.labels, labels=self.labels)
+        return {
+            "accuracy": metrics.accuracy(gold, said.labels),
+            "macro_f1": table.average("macro").f1,
+            "loss": metrics.log_loss(gold, said.probabilities, self.labels),
+        }
+
+    # the verdict ------------------------------------------------------------------------------------------------
+
+    def gold(self, records: Sequence[Record]) -> list:
+        """The right labels of records, all known ones."""
+        found = []
+        for record in records:
+            labels = self._labels_of(record)
+            for label in labels:
+                self._place(label, record)
+            found.append(labels if self.multi_label else labels[0])
+        return found
+
+    def opinion(
+        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
+    ) -> Predictions:
+        return self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
+
+    def baselines(self, train: Sequence[Record], test: Sequence[Record]) -> dict[str, Predictions]:
+        texts, truth = [str(record.fields["text"]) for record in train], self.gold(train)
+        wanted = [str(record.fields["text"]) for record in test]
+        return {system.name: system.fit_predict(texts, truth, wanted) for system in (Majority(), TfidfLogisticRegression())}
+
+    def report(self, title: str, records: Sequence[Record], systems: dict[str, Any], **fields: Any) -> Report:
+        common = {
+            "title": title,
+            "gold": self.gold(records),
+            "texts": [str(record.fields["text"]) for record in records],
+            "predictions": systems,
+            "labels": self.labels,
+            "sources": [(record.file, record.row) for record in records],
+            **fields,
+        }
+        if self.multi_label:
+            return assess_multilabel(**common)
+        return assess_classification(**common, positive=self.positive)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "task": self.name,
+            "labels": self.labels,
+            "multi_label": self.multi_label,
+            "positive": self.positive,
+            "threshold": self.threshold,
+            "problem_type": "multi_label_classification" if self.multi_label else "single_label_classification",
+        }
+
+    def _labels_of(self, record: Record) -> list[str]:
+        value = record.fields["label"]
+        if isinstance(value, list | tuple):
+            labels = [str(label) for label in value]
+        else:
+            labels = [str(value)]
+        if not self.multi_label and len(labels) != 1:
+            raise DataError(
+                f"The record has {len(labels)} labels.", where=record.place(), fix="--set task.multi_label=true"
+            )
+        return labels
+
+    def _place(self, label: str, record: Record) -> int:
+        if label not in self.labels:
+            raise DataError(
+                f"The label {label!r} does not occur in the training data.",
+                where=record.place(),
+                fix=did_you_mean(label, self.labels),
+            )
+        return self.labels.index(label)
+
+    def _weight_names(self) -> list[str]:
+        return list(self.class_weights) if isinstance(self.class_weights, Mapping) else []
+
+
+def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of a text, [CLS] before it where the vocabulary has one; an empty text is the end token alone."""
+    ids = tokenizer.encode(text)
+    if tokenizer.start_id is not None:
+        ids = [tokenizer.start_id, *ids]
+    return ids or [tokenizer.end_id or 0]
+
+
+def head_and_tail(ids: list[int], length: int) -> tuple[list[int], int]:
+    """At most `length` ids, the first and the last halves, and how many were cut out between them.
+
+    >>> head_and_tail([1, 2, 3, 4, 5, 6], 4)
+    ([1, 2, 5, 6], 2)
+    """
+    if len(ids) <= length:
+        return ids, 0
+    tail = length // 2
+    return ids[: length - tail] + ids[len(ids) - tail :], len(ids) - length
