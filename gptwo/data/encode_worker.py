@@ -11,10 +11,7 @@ import json
 import os
 import signal
 import struct
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 HEADER = struct.Struct("<Q")
 ANSWER = struct.Struct("<BQ")
@@ -42,66 +39,8 @@ def encode_pieces(tokenizer, payload: bytes, dtype: str):
     return ids.astype(dtype)
 
 
-class Encoder:
-    """One encoding process and the pipe to it; `encode` may be called from one thread at a time."""
-
-    def __init__(self, folder: str, dtype: str):
-        package_root = str(Path(__file__).resolve().parents[2])
-        paths = [package_root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        environment = dict(
-            os.environ,
-            PYTHONPATH=os.pathsep.join(dict.fromkeys(paths)),
-            TOKENIZERS_PARALLELISM="false",
-            RAYON_NUM_THREADS="1",
-            OMP_NUM_THREADS="1",
-        )
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "gptwo.data.encode_worker", folder, dtype],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env=environment,
-        )
-
-    def encode(self, payload: bytes) -> bytes:
-        """The ids of a request, little-endian bytes of the encoder's dtype.
-
-        Raises:
-            RuntimeError: the tokenizer failed or the process died; the message holds its last words.
-        """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(HEADER.pack(len(payload)))
-            self._process.stdin.write(payload)
-            self._process.stdin.flush()
-            status, size = ANSWER.unpack(_exactly(self._process.stdout, ANSWER.size))
-            answer = _exactly(self._process.stdout, size)
-        except (EOFError, OSError) as error:
-            raise RuntimeError(f"an encoding process ended early: {self._last_words()}") from error
-        if status:
-            raise RuntimeError(answer.decode("utf-8"))
-        return answer
-
-    def _last_words(self) -> str:
-        self._process.wait()
-        self._errors.seek(0)
-        lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
-        return lines[-1] if lines else f"exit status {self._process.returncode}"
-
-    def close(self) -> None:
-        """End the process; what it was doing is dropped."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._errors):
-            try:
-                pipe.close()  # type: ignore[union-attr]
-            except OSError:
-                pass
-
-
-def _exactly(stream, size: int) -> bytes:
+def read_exactly(stream, size: int) -> bytes:
+    """So many bytes of a pipe; `EOFError` when it ends before."""
     data = stream.read(size)
     if data is None or len(data) < size:
         raise EOFError
@@ -117,8 +56,8 @@ def main(folder: str, dtype: str) -> None:
     tokenizer = load_tokenizer(folder)
     while True:
         try:
-            (size,) = HEADER.unpack(_exactly(requests, HEADER.size))
-            payload = _exactly(requests, size)
+            (size,) = HEADER.unpack(read_exactly(requests, HEADER.size))
+            payload = read_exactly(requests, size)
         except EOFError:
             return
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 from gptwo.data import pack as pack_module
+from gptwo.data.encoders import Encoder, Encoders
+from gptwo.data.manifest import Manifest
 from gptwo.data.shard_writer import Journal
 from gptwo.data.shards import Shards, pack
 from gptwo.errors import DataError, GptwoError, Interrupted, UsageError
@@ -119,6 +122,8 @@ def test_resumed_equals_uninterrupted(tmp_path, text_file, tokenizer_folder, mon
 KILLED = """
 import os, signal, sys
 from gptwo.data import pack as pack_module
+from gptwo.data.encoders import Encoder, Encoders
+from gptwo.data.manifest import Manifest
 from gptwo.data.shard_writer import Journal
 
 pack_module.PIECE_CHARACTERS = 120
@@ -144,10 +149,8 @@ def test_killed_with_sigkill_goes_on_where_it_was(tmp_path, text_file, tokenizer
     journal = (tmp_path / "out" / ".pack" / "journal.jsonl").read_text().splitlines()
     assert len(journal) == 6
     encoded = []
-    encode = pack_module._Encoders.submit
-    monkeypatch.setattr(
-        pack_module._Encoders, "submit", lambda self, payload: encoded.append(payload) or encode(self, payload)
-    )
+    encode = Encoders.submit
+    monkeypatch.setattr(Encoders, "submit", lambda self, payload: encoded.append(payload) or encode(self, payload))
     quiet_pack(text_file, tmp_path / "out", tokenizer_folder, shard_tokens=150)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     pieces = [text for payload in encoded for text, _ in json.loads(payload)]
@@ -162,6 +165,42 @@ def test_ids_missing_on_disk_are_encoded_again(tmp_path, text_file, tokenizer_fo
         quiet_pack(text_file, tmp_path / "out", tokenizer_folder)
     partial = tmp_path / "out" / "shard-00000.bin.partial"
     os.truncate(partial, partial.stat().st_size // 2 + 1)
+    quiet_pack(text_file, tmp_path / "out", tokenizer_folder)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_stopped_between_the_manifests(tmp_path, text_file, tokenizer_folder, monkeypatch, after):
+    quiet_pack(text_file, tmp_path / "whole", tokenizer_folder, held_out=2)
+    write, written = Manifest.write, []
+
+    def stop(self, folder):
+        if len(written) == after:
+            raise MemoryError
+        written.append(folder)
+        write(self, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "write", stop)
+        with pytest.raises(MemoryError):
+            quiet_pack(text_file, tmp_path / "out", tokenizer_folder, held_out=2)
+    quiet_pack(text_file, tmp_path / "out", tokenizer_folder, held_out=2)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path, text_file, tokenizer_folder, monkeypatch):
+    quiet_pack(text_file, tmp_path / "whole", tokenizer_folder)
+    add = Journal.add
+
+    def full(self, piece):
+        if len(self.done) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        add(self, piece)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", full)
+        with pytest.raises(GptwoError, match="No space left"):
+            quiet_pack(text_file, tmp_path / "out", tokenizer_folder)
     quiet_pack(text_file, tmp_path / "out", tokenizer_folder)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
@@ -255,8 +294,6 @@ def test_a_tokenizer_without_an_end_is_refused(tmp_path, text_file, tokenizer_fo
 
 
 def test_a_worker_that_fails_is_an_error_with_its_words(tmp_path, text_file, tokenizer_folder):
-    from gptwo.data.encode_worker import Encoder
-
     encoder = Encoder(str(tmp_path / "no tokenizer"), "<u2")
     try:
         with pytest.raises(RuntimeError, match="ended early"):
@@ -292,8 +329,10 @@ def test_large_vocabularies_take_four_bytes(tmp_path, text_file, tokenizer, toke
 
 def test_two_packings_of_one_folder_at_a_time_are_refused(tmp_path, text_file, tokenizer_folder):
     pytest.importorskip("fcntl")
-    with pack_module._locked(tmp_path / "out"), pytest.raises(UsageError, match="Another process"):
-        quiet_pack(text_file, tmp_path / "out", tokenizer_folder)
+    with pack_module._locked(tmp_path / "out"):
+        for _ in range(2):
+            with pytest.raises(UsageError, match="Another process"):
+                quiet_pack(text_file, tmp_path / "out", tokenizer_folder)
     assert np.dtype("<u2") == quiet_pack(text_file, tmp_path / "out", tokenizer_folder).numpy_dtype
 
 
