@@ -98,3 +98,8 @@ def best_of(key: str, values: list[float | None]) -> set[int]:
     choose = max if metric_name(key).higher_is_better else min
     top = format_value(key, choose(written.values()))
     return {i for i, value in written.items() if format_value(key, value) == top}
+
+
+def lower_first(title: str) -> str:
+    """ "Macro F1" as "macro F1"; an abbreviation keeps its capitals ("ROC AUC", "F1")."""
+    return title if len(title) < 2 or not title[1].islower() else title[0].lower() + title[1:]

@@ -26,11 +26,13 @@ class Predictions:
         probabilities: (N, K) over `classes` (multi-label: independent probabilities), or None. For tagging, N arrays
             (tokens, K).
         classes: the K class names of the columns of `probabilities`.
+        confidences: N probabilities of what was predicted, where `probabilities` are not given.
     """
 
     labels: list
     probabilities: Any = None
     classes: list[str] = field(default_factory=list)
+    confidences: list[float] | None = None
 
 
 @dataclass

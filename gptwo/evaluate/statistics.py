@@ -71,6 +71,16 @@ def collapse(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.unique(codes, axis=0, return_counts=True)
 
 
+def _distinct(rows: np.ndarray, weights: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Rows with their weights; narrow rows that came without weights are collapsed first."""
+    if weights is not None:
+        return rows, np.asarray(weights, dtype=float)
+    if len(rows) > 500 and rows.shape[1] <= 16:
+        rows, counts = collapse(rows)
+        return rows, counts.astype(float)
+    return rows, np.ones(len(rows))
+
+
 def resampled_sums(rows: np.ndarray, weights: np.ndarray | None, *, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """Sums over resampled records, in chunks of shape (r, C); all chunks together hold `resamples` rows."""
     rows = np.asarray(rows, dtype=float)
@@ -103,8 +113,7 @@ def bootstrap(
 
     Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
     """
-    rows = np.asarray(rows, dtype=float)
-    counts = np.ones(len(rows)) if weights is None else np.asarray(weights, dtype=float)
+    rows, counts = _distinct(np.asarray(rows, dtype=float), weights)
     if not len(rows):
         return Interval(float("nan"), None, None, level)
     value = float(statistic((counts @ rows)[None])[0])
@@ -167,8 +176,7 @@ def paired_bootstrap(
     def difference(sums: np.ndarray) -> np.ndarray:
         return statistic(sums[:, :width]) - statistic(sums[:, width:])
 
-    both = np.concatenate([rows, other_rows], axis=1)
-    counts = np.ones(len(both)) if weights is None else np.asarray(weights, dtype=float)
+    both, counts = _distinct(np.concatenate([rows, other_rows], axis=1), weights)
     if not len(both):
         return Interval(float("nan"), None, None, level), 1.0
     sums = resampled_sums(both, counts, resamples=resamples, seed=seed)

@@ -1,0 +1,138 @@
+"""A report on the terminal: the systems beside each other, the verdict, the per-class table, the worst examples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gptwo.evaluate.metric_names import best_of, format_value, unit_title
+from gptwo.evaluate.verdict import verdicts
+
+if TYPE_CHECKING:
+    from gptwo.evaluate.report import Report
+
+COLOURS = {"better": "green", "equal": "yellow", "worse": "bold red"}
+MANY_CLASSES = 25  # more rows than this are left to the HTML report
+
+
+def print_report(report: Report, console: Any = None, *, examples: int = 5) -> None:
+    """Print a report.
+
+    Args:
+        console: a Rich console; default one on stderr.
+        examples: worst examples and generated samples to print.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    console = console or Console(stderr=True, highlight=False)
+    console.print()
+    console.print(Text(report.title, style="bold"))
+    for file in report.data:
+        rejected = f", {file.rejected:,} rejected" if file.rejected else ""
+        console.print(Text(f"{file.part}: {file.path}, {file.records:,} records{rejected}", style="dim"))
+    console.print(_systems(report))
+    for verdict in verdicts(report):
+        console.print(Text(verdict.text, style=COLOURS[verdict.outcome]))
+    for heading, table in report.tables.items():
+        if len(table.classes) <= MANY_CLASSES:
+            console.print(Text(f"\n{heading}", style="bold"))
+            console.print(Text(table.text(4, accuracy_row=not _is_tag_table(table))), soft_wrap=True)
+        else:
+            console.print(Text(f"\n{heading}: {len(table.classes)} rows, see report.html", style="dim"))
+    if report.confusion and report.confusion.confusions(1):
+        console.print(_confusions(report, examples))
+    if report.worst:
+        console.print(_worst(report, examples))
+    for sample in report.samples[:examples]:
+        console.print(Text(f"\n{sample.system or 'Sample'}", style="dim"))
+        console.print(Text(sample.prompt, style="bold") + Text(sample.text))
+    for note in report.notes:
+        console.print(Text(f"Note: {note}", style="dim"))
+
+
+def _is_tag_table(table: Any) -> bool:
+    return any(row.name == "O" for row in table.classes)
+
+
+def _systems(report: Report):
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="", caption_justify="left")
+    table.add_column("", vertical="top")
+    for system in report.systems:
+        table.add_column(
+            Text(system.name, style="bold" if system is report.tuned else ""), justify="right", vertical="top"
+        )
+    for key in report.metric_keys():
+        best = best_of(key, [system.value(key) for system in report.systems])
+        cells = [Text(unit_title(key))]
+        for place, system in enumerate(report.systems):
+            cell = Text(format_value(key, system.value(key)), style="bold" if place in best else "")
+            interval = system.metrics.get(key)
+            if interval is not None and interval.low is not None and system.value(key) is not None:
+                bounds = f"{format_value(key, interval.low)}–{format_value(key, interval.high)}"
+                cell.append(f"\n{bounds}", style="dim not bold")
+            cells.append(cell)
+        table.add_row(*cells)
+    legend = ["best in bold"]
+    if any(metric.low is not None for system in report.systems for metric in system.metrics.values()):
+        legend.append("below it the 95 % interval (bootstrap)")
+    if report.records:
+        legend.append(f"{report.records:,} test records")
+    table.caption = "; ".join(legend)
+    return table
+
+
+def _confusions(report: Report, count: int):
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        box=None,
+        pad_edge=False,
+        padding=(0, 3, 0, 0),
+        title="\nMost frequent confusions",
+        title_justify="left",
+        title_style="bold",
+        header_style="dim",
+    )
+    for heading, justify in (("gold", "left"), ("predicted", "left"), ("times", "right"), ("of", "right")):
+        table.add_column(heading, justify=justify)
+    for gold, predicted, times, support in report.confusion.confusions(count):
+        table.add_row(Text(gold), Text(predicted), f"{times:,}", f"{support:,}")
+    return table
+
+
+def _worst(report: Report, count: int):
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        box=None,
+        pad_edge=False,
+        padding=(0, 3, 0, 0),
+        title="\nWorst examples (wrong, and most sure)",
+        title_justify="left",
+        title_style="bold",
+        header_style="dim",
+    )
+    for heading, options in (
+        ("row", {"no_wrap": True}),
+        ("gold", {}),
+        ("predicted", {}),
+        ("sure", {"justify": "right"}),
+        ("text", {"ratio": 1}),
+    ):
+        table.add_column(heading, **options)
+    for example in report.worst[:count]:
+        sure = "–" if example.confidence is None else f"{example.confidence:.2f}"
+        text = " ".join(example.text.split())
+        table.add_row(
+            str(example.row or ""),
+            Text(example.gold),
+            Text(example.predicted),
+            sure,
+            Text(text if len(text) <= 160 else text[:159] + "…"),
+        )
+    return table
