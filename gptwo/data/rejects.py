@@ -40,7 +40,7 @@ class Rejects:
     """Collects unusable rows; use as a context manager where a file is given.
 
     Args:
-        path: the rejects.jsonl to write (replaced when the first reject arrives; removed when there is none).
+        path: the rejects.jsonl to write (replaced when the first reject arrives).
         strict: raise `DataError` at the first reject instead of going on.
 
     Attributes:
@@ -103,11 +103,11 @@ class Rejects:
         }
 
     def close(self) -> None:
-        """Close the file; a rejects file of an earlier run is removed when this run had no reject."""
+        """Close the file; a rejects.jsonl of an earlier run is removed when this run had no reject."""
         if self._file is not None:
             self._file.close()
             self._file = None
-        elif self.path is not None and not self.total:
+        elif self.path is not None and self.path.name == "rejects.jsonl" and not self.total:
             self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> Rejects:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -215,16 +216,18 @@ class RecordReader:
         self, file: str, found: Iterator[tuple[int, list[str] | Bad]], lines: TextLines
     ) -> tuple[_Columns, Iterator[Row]]:
         """Give the values of a csv or tsv their names, and refuse rows of another width."""
+        given = list(self.columns.values()) if self.columns else []
+        by_index = bool(given) and all(column.isdecimal() for column in given)
         early: list[tuple[int, list[str] | Bad]] = []
         for number, first in found:
             early.append((number, first))
             if not isinstance(first, Bad):
                 break
+            if self.header or (self.header is None and not by_index):
+                raise DataError(f"The header cannot be read: {first.reason}.", where=f"{file}:{number}")
         else:
             return self._wanted(), ((number, bad) for number, bad in early if isinstance(bad, Bad))
-        given = list(self.columns.values()) if self.columns else []
-        by_index = bool(given) and all(column.isdecimal() for column in given) and not set(given) & set(first)
-        header = not by_index if self.header is None else self.header
+        header = not (by_index and not set(given) & set(first)) if self.header is None else self.header
         names = list(first) if header else [str(index) for index in range(len(first))]
         for name in names:
             if wrong := rows.wrong_text(name, self.encoding):
@@ -232,6 +235,8 @@ class RecordReader:
         if header:
             early.pop()
         columns = self._resolve(names, file)
+        times = Counter(names)
+        names = [name if times[name] == 1 else str(index) for index, name in enumerate(names)]
 
         def named() -> Iterator[Row]:
             width = len(names)
@@ -248,14 +253,18 @@ class RecordReader:
         return columns, named()
 
     def _resolve(self, names: list[str], file: str) -> _Columns:
-        """The map as a table's columns have it; an index stands for the column at that place."""
+        """The map as a table's columns have it; an index stands for the column at that place.
+
+        Columns of the same name are kept apart by their index.
+        """
         wanted, mapping = self._wanted(), {}
         for name, column in wanted.names.items():
             if column not in names and column.isdecimal() and int(column) < len(names):
-                column = names[int(column)]
-            if column not in names:
+                index = int(column)
+                column = names[index] if names.count(names[index]) == 1 else column
+            elif column not in names:
                 raise self._missing(column, names, file)
-            if names.count(column) > 1:
+            elif names.count(column) > 1:
                 raise DataError(f"Two columns are called {column!r}.", where=file, fix="Give the column by its index.")
             mapping[name] = column
         return _Columns(mapping, wanted.everything)

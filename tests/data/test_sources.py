@@ -108,7 +108,11 @@ def test_columns_are_mapped_and_missing_ones_listed(tmp_path):
         read(write(tmp_path / "b.csv", "text;label\na;b\n"), required=("text",))
     assert read(tmp_path / "b.csv", required=("text",), delimiter=";")[0] == [(2, {"text": "a", "label": "b"})]
     with pytest.raises(DataError, match="Two columns are called 'a'"):
-        read(write(tmp_path / "c.csv", "a,a\n1,2\n"), required=("a",))
+        read(write(tmp_path / "c.csv", "a,a,b\n1,2,3\n"), required=("a",))
+    assert read(tmp_path / "c.csv", columns={"text": "1", "label": "b"})[0] == [(2, {"text": "2", "label": "3"})]
+    assert read(tmp_path / "c.csv")[0] == [(2, {"0": "1", "1": "2", "b": "3"})]
+    with pytest.raises(DataError, match=r"header cannot be read: not csv(.|\n)*d\.csv:1"):
+        read(write(tmp_path / "d.csv", '"text,label\na,b\n'))
 
 
 def test_columns_by_index_without_a_header(tmp_path):
