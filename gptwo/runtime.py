@@ -11,12 +11,8 @@ import sys
 import time
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from gptwo.errors import MissingError, UsageError, did_you_mean
-
-if TYPE_CHECKING:
-    import torch
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -88,8 +84,9 @@ def matmul_rate(precision: str, device: str) -> float:
 
     size = 8192 if device.startswith("cuda") else 1536
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    a = torch.randn(size, size, device=device).to(dtype)
-    b = torch.randn(size, size, device=device).to(dtype)
+    own = torch.Generator(device).manual_seed(0)  # not torch's own, which a run's dropout draws from
+    a = torch.randn(size, size, device=device, generator=own).to(dtype)
+    b = torch.randn(size, size, device=device, generator=own).to(dtype)
 
     def once() -> float:
         start = time.perf_counter()
@@ -112,6 +109,23 @@ def set_threads(count: int | None = None) -> int:
     return count
 
 
+@lru_cache
+def keep_memory() -> bool:
+    """Ask the C library to keep freed memory for the next step instead of giving it back to the system.
+
+    A training step allocates the same large blocks again and again; getting each from the system anew costs about
+    a tenth of the step on a CPU. Only glibc can be asked; returns whether it was.
+    """
+    import ctypes
+
+    try:
+        library = ctypes.CDLL("libc.so.6")
+        trim_threshold, mmap_max = -1, -4  # malloc.h
+        return bool(library.mallopt(trim_threshold, 2**31 - 1) and library.mallopt(mmap_max, 0))
+    except (OSError, AttributeError):
+        return False
+
+
 def available_cpus() -> int:
     """CPUs this process may use: its affinity, bounded by the cgroup's quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -123,14 +137,6 @@ def available_cpus() -> int:
     except (OSError, ValueError):
         pass  # no cgroup v2 here: the affinity says it
     return count
-
-
-def seed_everything(seed: int) -> torch.Generator:
-    """Seed the global generators of torch (dropout), and return a fresh one of its own (weights)."""
-    import torch
-
-    torch.manual_seed(seed)
-    return torch.Generator().manual_seed(seed)
 
 
 def peak_memory() -> int:
@@ -157,7 +163,9 @@ def describe_machine() -> dict[str, object]:
         with open("/proc/cpuinfo") as file:
             fields = dict(line.split(":", 1) for line in file.read().split("\n\n")[0].splitlines() if ":" in line)
         fields = {key.strip(): value.strip() for key, value in fields.items()}
-        processor = f"{fields.get('model name', processor)} (family {fields.get('cpu family')}, model {fields.get('model')})"
+        processor = (
+            f"{fields.get('model name', processor)} (family {fields.get('cpu family')}, model {fields.get('model')})"
+        )
     except (OSError, ValueError):
         pass  # not Linux: platform's word is kept
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None

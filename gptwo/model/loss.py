@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 IGNORE = -100  # the label of a token without loss
-CHUNK_ELEMENTS = 2**26  # logits held at once: 128 MB in bf16
+CHUNK_ELEMENTS = 2**25  # logits held at once: 64 MB in bf16
+VOCABULARY_SLICE = 4096  # rows of the weight's gradient at once on a CPU
 ROW_ELEMENTS = 2**20  # logits in float32 at once on a CPU: they stay in its cache
 
 
@@ -52,7 +53,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             chunks = max(1, -(-N * V // CHUNK_ELEMENTS))
             total = torch.zeros((), dtype=torch.float32, device=x.device)
             grad_hidden = torch.empty_like(x) if needs_hidden else None
-            grad_weight = None
+            grad_weight = torch.zeros_like(weight) if needs_weight else None
             for part, target in zip(x.chunk(chunks), labels.chunk(chunks), strict=True):
                 logits = part @ w.t()  # (n, V)
                 total += _loss_and_gradient_(logits, target, smoothing, needs_hidden or needs_weight)
@@ -60,11 +61,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     start = part.storage_offset() // x.shape[1]
                     torch.mm(logits, w, out=grad_hidden[start : start + part.shape[0]])
                 if needs_weight:
-                    step = (logits.t() @ part).to(weight.dtype)  # (V, C)
-                    grad_weight = step if grad_weight is None else grad_weight.add_(step)
+                    _add_product_(grad_weight, logits, part)
                 del logits
-            if needs_weight and grad_weight is None:
-                grad_weight = torch.zeros_like(weight)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.hidden_dtype = hidden.dtype
         return total
@@ -76,8 +74,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if grad_hidden is not None:
             grad_hidden = grad_hidden.to(ctx.hidden_dtype) * scale
         if grad_weight is not None and not (isinstance(scale, float) and scale == 1.0):
-            grad_weight = grad_weight * scale
+            grad_weight = grad_weight.mul_(scale)
         return grad_hidden, grad_weight, None, None, None
+
+
+def _add_product_(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
+    """total (V, C) += gradient (n, V).T @ hidden (n, C), in slices of the vocabulary that stay in the cache."""
+    size = total.shape[0] if total.device.type != "cpu" else VOCABULARY_SLICE
+    for start in range(0, total.shape[0], size):
+        total[start : start + size].add_(gradient[:, start : start + size].t() @ hidden)
 
 
 def _loss_and_gradient_(logits: Tensor, labels: Tensor, smoothing: float, want_gradient: bool) -> Tensor:

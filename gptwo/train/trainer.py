@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,12 +23,15 @@ from gptwo import runtime
 from gptwo.adapt.freeze import thaw
 from gptwo.data.batching import Batch
 from gptwo.data.loader import BatchSource, Loader
-from gptwo.errors import GptwoError, Interrupted
+from gptwo.errors import GptwoError, Interrupted, UsageError, did_you_mean
 from gptwo.model.heads import Model
-from gptwo.recipe import Recipe
-from gptwo.train.checkpoint import Progress, check_space, list_checkpoints, load_checkpoint, save_checkpoint
+from gptwo.recipe import OptimizerSection, Recipe
+from gptwo.runtime import Choice
+from gptwo.train.checkpoint import Progress, list_checkpoints, load_checkpoint, save_checkpoint
+from gptwo.train.meter import Meter
 from gptwo.train.optim import build_optimizers, decays, trainable
 from gptwo.train.schedule import learning_rate_factor
+from gptwo.train.signals import stop_signals
 from gptwo.train.track import Trackers
 
 
@@ -55,13 +57,15 @@ class Hooks:
         maximise: whether more of it is better.
         save_best: writes the model where the best one is kept.
         sample: texts to show.
+        place: where a training record is, "file:row", by its index.
     """
 
     evaluate: Callable[[], dict[str, float]] | None = None
     metric: str = "loss"
     maximise: bool = False
-    save_best: Callable[[], None] | None = None
+    save_best: Callable[[], Any] | None = None
     sample: Callable[[], list[str]] | None = None
+    place: Callable[[int], str] | None = None
 
 
 @dataclass
@@ -75,8 +79,31 @@ class Outcome:
     """
 
     progress: Progress
-    reason: str
+    reason: str = "finished"
     evaluations: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+
+
+@dataclass
+class Plan:
+    """When things happen, in optimizer steps."""
+
+    total: int
+    warmup: int
+    evaluate_every: int
+    checkpoint_every: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, batches_per_epoch: int) -> Plan:
+        """From a recipe and the size of the data; epochs are counted in micro-batches, so that none is lost."""
+        options, schedule = recipe.train, recipe.schedule
+        total = options.steps or max(1, math.ceil(batches_per_epoch * options.epochs / options.accumulate - 1e-9))
+        evaluate_every = options.evaluate_every or math.ceil(batches_per_epoch / options.accumulate)
+        return cls(
+            total=total,
+            warmup=round(schedule.warmup * total if schedule.warmup < 1 else schedule.warmup),
+            evaluate_every=evaluate_every,
+            checkpoint_every=options.checkpoint_every or evaluate_every,
+        )
 
 
 def train(
@@ -89,6 +116,7 @@ def train(
     trackers: Trackers,
     hooks: Hooks | None = None,
     tuned: list[str] | None = None,
+    precision: Choice | None = None,
     resume: bool = False,
 ) -> Outcome:
     """Train a model.
@@ -98,250 +126,263 @@ def train(
         objective: gives the loss.
         source: gives the batches.
         recipe: sections train, optimizer, schedule and freeze are used.
-        folder: the run folder.
-        trackers: told of every event.
+        folder: the run folder; it can be written.
+        trackers: told of every event; the last one, "end", comes however the run ends.
         hooks: evaluation, samples, the best model.
         tuned: names that gradual unfreezing may thaw; None: those with requires_grad.
+        precision: as `settle` chose it; None: by the recipe.
         resume: go on from the newest checkpoint of the folder, if it has one.
 
     Raises:
         Interrupted: SIGINT or SIGTERM; a checkpoint was saved.
+        UsageError: the metric that decides is not among those that are measured.
         GptwoError: the loss is not finite, or a checkpoint could not be written.
     """
-    options, hooks = recipe.train, hooks or Hooks()
-    device = str(next(model.parameters()).device)
-    precision = runtime.pick_precision(options.precision, device.split(":")[0])
-    ceiling = runtime.matmul_rate(precision.value, device)
-    check_space(folder, model, options.keep_last)
-    optimizers = build_optimizers(
-        model,
-        name=recipe.optimizer.name,
-        learning_rate=recipe.optimizer.learning_rate,
-        head_learning_rate=recipe.optimizer.head_learning_rate,
-        weight_decay=recipe.optimizer.weight_decay,
-        betas=(recipe.optimizer.beta1, recipe.optimizer.beta2),
-        epsilon=recipe.optimizer.epsilon,
-        muon_learning_rate=recipe.optimizer.muon_learning_rate,
-        layer_decay=recipe.optimizer.layer_decay,
-    )
-    tuned = tuned or [info.name for info in trainable(model)]
-    decayed = [info.tensor for info in trainable(model) if decays(info)] if recipe.optimizer.l2 else []
-
-    progress = Progress()
-    checkpoints = list_checkpoints(folder)
-    if resume and checkpoints:
-        progress = load_checkpoint(checkpoints[-1], model, optimizers, device)
-    per_epoch = max(1, source.batches_per_epoch // options.accumulate)
-    total = options.steps or max(1, math.ceil(per_epoch * options.epochs))
-    evaluate_every = options.evaluate_every or per_epoch
-    checkpoint_every = options.checkpoint_every or evaluate_every
-    warmup = round(recipe.schedule.warmup * total if recipe.schedule.warmup < 1 else recipe.schedule.warmup)
-
-    if options.compile:
-        for block in model.transformer.h:
-            block.compile()
-    model.transformer.gradient_checkpointing = options.gradient_checkpointing
-    autocast = torch.autocast(device.split(":")[0], dtype=torch.bfloat16, enabled=precision.value == "bf16")
-
-    trackers.emit(
-        "start",
-        progress.step,
-        total=total,
-        device=device,
-        precision=precision.value,
-        precision_why=precision.why,
-        threads=torch.get_num_threads(),
-        ceiling_flops=ceiling,
-        parameters=sum(tensor.numel() for tensor in model.parameters()),
-        tuned=sum(tensor.numel() for tensor in model.parameters() if tensor.requires_grad),
-        resumed=progress.step > 0,
-    )
-    outcome = Outcome(progress, "finished")
-    loader = Loader(source, start=progress.batches)
-    meter = Meter(model, ceiling)
-    saved_at = progress.step if resume and checkpoints else -1
-
-    def evaluate() -> bool:
-        """Measure, keep the best, say whether to stop."""
-        nonlocal outcome
-        if hooks.evaluate is None:
-            return False
+    loop = _Loop(model, objective, source, recipe, folder, trackers, hooks or Hooks(), tuned, precision)
+    try:
+        loop.begin(resume)
+        loop.run()
+    except BaseException as error:
+        reason = "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else f"failed: {first_line(error)}"
+        trackers.emit("end", loop.progress.step, reason=reason)
+        raise
+    finally:
         model.eval()
+    progress = loop.progress
+    trackers.emit("end", progress.step, reason=loop.outcome.reason, best=progress.best, best_step=progress.best_step)
+    return loop.outcome
+
+
+class _Loop:
+    """One session of a run; arguments as in `train`."""
+
+    def __init__(
+        self,
+        model: Model,
+        objective: Objective,
+        source: BatchSource,
+        recipe: Recipe,
+        folder: Path,
+        trackers: Trackers,
+        hooks: Hooks,
+        tuned: list[str] | None,
+        precision: Choice | None,
+    ):
+        self.model, self.objective, self.source = model, objective, source
+        self.recipe, self.options, self.folder = recipe, recipe.train, folder
+        self.trackers, self.hooks = trackers, hooks
+        self.device = next(model.parameters()).device
+        self.precision = precision or runtime.pick_precision(recipe.train.precision, self.device.type)
+        self.plan = Plan.of(recipe, source.batches_per_epoch)
+        self.optimizers = optimizers_of(recipe.optimizer, model)
+        self.tuned = tuned or [info.name for info in trainable(model)]
+        self.decayed = [info.tensor for info in trainable(model) if decays(info)]
+        self.progress = Progress()
+        self.outcome = Outcome(self.progress)
+        self.saved_at = -1
+
+    def begin(self, resume: bool) -> None:
+        """Load the checkpoint to go on from, prepare the network, and say what is going to happen."""
+        checkpoints = list_checkpoints(self.folder)
+        if resume and checkpoints:
+            self.progress = load_checkpoint(checkpoints[-1], self.model, self.optimizers, str(self.device))
+            self.outcome.progress, self.saved_at = self.progress, self.progress.step
+        if self.options.compile:
+            for block in self.model.transformer.h:
+                block.compile()
+        self.model.transformer.gradient_checkpointing = self.options.gradient_checkpointing
+        ceiling = runtime.matmul_rate(self.precision.value, str(self.device))
+        self.meter = Meter(self.model, ceiling)
+        self.trackers.emit(
+            "start",
+            self.progress.step,
+            total=self.plan.total,
+            device=str(self.device),
+            precision=self.precision.value,
+            precision_why=self.precision.why,
+            threads=torch.get_num_threads(),
+            ceiling_flops=ceiling,
+            parameters=sum(tensor.numel() for tensor in self.model.parameters()),
+            tuned=sum(tensor.numel() for tensor in self.model.parameters() if tensor.requires_grad),
+            resumed=self.progress.step > 0,
+        )
+        if resume and not checkpoints:
+            self.trackers.emit("notice", message="there is no checkpoint to go on from yet: the run begins anew")
+
+    def run(self) -> None:
+        """Step until the end, evaluating, sampling and saving between steps."""
+        progress, plan, options = self.progress, self.plan, self.options
+        loader = Loader(self.source, start=progress.batches)
+        self.model.train()
+        done = progress.step >= plan.total or self.out_of_patience()
+        with stop_signals() as stop, contextlib.closing(loader):
+            while not done:
+                figures = self.step(loader)
+                last = progress.step >= plan.total
+                if last or progress.step % options.log_every == 0:
+                    self.log(figures, loader.epoch)
+                if self.hooks.evaluate and (last or progress.step % plan.evaluate_every == 0):
+                    self.evaluate()
+                if self.hooks.sample and options.sample_every and (last or progress.step % options.sample_every == 0):
+                    self.sample()
+                done = last or self.out_of_patience()
+                if done or stop.asked or progress.step % plan.checkpoint_every == 0:
+                    self.checkpoint()
+                if stop.asked:
+                    raise Interrupted(
+                        f"Interrupted at step {progress.step}; a checkpoint was saved.",
+                        where=self.folder,
+                        fix="run the same command with --resume to go on",
+                    )
+        if self.out_of_patience():
+            self.outcome.reason = f"early stop: {progress.bad_evaluations} evaluations without a better one"
+
+    def step(self, loader: Loader) -> dict[str, float]:
+        """Move the weights once; returns learning rate and norm of the gradient.
+
+        Raises:
+            GptwoError: the loss or the gradient is not finite; the weights were not changed.
+        """
+        recipe, progress = self.recipe, self.progress
+        started = time.perf_counter()
+        if recipe.freeze.gradual_every:
+            thaw(self.model, self.tuned, progress.step, recipe.freeze.gradual_every)
+        schedule = recipe.schedule
+        factor = learning_rate_factor(
+            progress.step,
+            self.plan.total,
+            name=schedule.name,
+            warmup=self.plan.warmup,
+            floor=schedule.floor,
+            decay=schedule.decay,
+        )
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
+
+        batches = [next(loader).to(self.device) for _ in range(self.options.accumulate)]
+        count = sum(self.objective.count(batch) for batch in batches)
+        loss = torch.zeros((), device=self.device)
+        for batch in batches:
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision.value == "bf16"):
+                part = self.objective.loss(self.model, batch, self.options.label_smoothing)
+            (part / max(count, 1e-12)).backward()
+            loss += part.detach()
+        if recipe.optimizer.l2:
+            moving = [tensor for tensor in self.decayed if tensor.grad is not None]
+            torch._foreach_add_([tensor.grad for tensor in moving], moving, alpha=recipe.optimizer.l2)
+        with_gradient = [tensor for tensor in self.model.parameters() if tensor.grad is not None]
+        norm = float(torch.nn.utils.clip_grad_norm_(with_gradient, self.options.clip or math.inf))
+        total = float(loss)
+        learning_rate = factor * recipe.optimizer.learning_rate
+        if not (math.isfinite(total) and math.isfinite(norm)):
+            self.model.zero_grad(set_to_none=True)
+            raise self.not_finite(total / max(count, 1e-12), norm, learning_rate, batches)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        seconds = time.perf_counter() - started
+        progress.step += 1
+        progress.batches = loader.state
+        progress.tokens += sum(batch.tokens for batch in batches)
+        progress.seconds += seconds
+        progress.loss_sum += total
+        progress.loss_count += count
+        self.meter.add(batches, seconds)
+        return {"learning_rate": learning_rate, "grad_norm": norm}
+
+    def not_finite(self, loss: float, norm: float, learning_rate: float, batches: list[Batch]) -> GptwoError:
+        """The error of a step whose loss or gradient is no number; names its first records."""
+        indices = [index for batch in batches for index in batch.indices] if self.hooks.place else []
+        places = [self.hooks.place(index) for index in indices[:5]] if self.hooks.place else []
+        more = f" and {len(indices) - 5} more" if len(indices) > 5 else ""
+        return GptwoError(
+            f"The loss is {loss}, the norm of its gradient {norm}; the weights were not changed.",
+            where=f"step {self.progress.step + 1}" + (f", records {', '.join(places)}{more}" if places else ""),
+            why=f"at learning rate {learning_rate:.2e}; too high a rate, or damaged weights or data, end like this",
+            fix="lower optimizer.learning_rate or lengthen schedule.warmup, then run again with --resume",
+        )
+
+    def log(self, figures: dict[str, float], epoch: float) -> None:
+        """Tell the mean loss since the last time."""
+        progress = self.progress
+        self.trackers.emit(
+            "step",
+            progress.step,
+            loss=progress.loss_sum / max(progress.loss_count, 1e-12),
+            tokens=progress.tokens,
+            epoch=round(epoch, 4),
+            **figures,
+            **self.meter.read(),
+        )
+        progress.loss_sum, progress.loss_count = 0.0, 0.0
+
+    def evaluate(self) -> None:
+        """Measure, and keep the model if it is the best so far; a metric that is no number never is."""
+        hooks, progress = self.hooks, self.progress
+        assert hooks.evaluate is not None
+        self.model.eval()
         metrics = hooks.evaluate()
-        model.train()
-        outcome.evaluations.append((progress.step, metrics))
-        value = metrics[hooks.metric]
-        better = progress.best is None or (value > progress.best if hooks.maximise else value < progress.best)
-        trackers.emit("eval", progress.step, metrics=metrics, metric=hooks.metric, better=better)
-        if better and math.isfinite(value):
+        if hooks.metric not in metrics:
+            raise unknown_metric(hooks.metric, list(metrics))
+        self.outcome.evaluations.append((progress.step, metrics))
+        value, best = metrics[hooks.metric], progress.best
+        better = math.isfinite(value) and (best is None or (value > best if hooks.maximise else value < best))
+        self.trackers.emit("eval", progress.step, metrics=metrics, metric=hooks.metric, better=better)
+        if better:
             progress.best, progress.best_step, progress.bad_evaluations = value, progress.step, 0
             if hooks.save_best:
                 hooks.save_best()
         else:
             progress.bad_evaluations += 1
-        return options.patience is not None and progress.bad_evaluations >= options.patience
+        self.model.train()
 
-    def checkpoint() -> None:
-        nonlocal saved_at
-        if saved_at != progress.step:
-            path = save_checkpoint(folder, model, optimizers, progress, options.keep_last)
-            trackers.emit("checkpoint", progress.step, path=str(path))
-            saved_at = progress.step
+    def sample(self) -> None:
+        """Show what the model writes."""
+        assert self.hooks.sample is not None
+        self.model.eval()
+        self.trackers.emit("sample", self.progress.step, texts=self.hooks.sample())
+        self.model.train()
 
-    model.train()
-    with stop_signals() as stop, contextlib.closing(loader):
-        stopped_early = options.patience is not None and progress.bad_evaluations >= options.patience
-        while progress.step < total and not stopped_early:
-            if recipe.freeze.gradual_every:
-                thaw(model, tuned, progress.step, recipe.freeze.gradual_every)
-            started = time.perf_counter()
-            factor = learning_rate_factor(
-                progress.step,
-                total,
-                name=recipe.schedule.name,
-                warmup=warmup,
-                floor=recipe.schedule.floor,
-                decay=recipe.schedule.decay,
-            )
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = group["peak"] * factor
+    def checkpoint(self) -> None:
+        """Save everything, once a step at most."""
+        if self.saved_at == self.progress.step:
+            return
+        path = save_checkpoint(self.folder, self.model, self.optimizers, self.progress, self.options.keep_last)
+        self.saved_at = self.progress.step
+        self.trackers.emit("checkpoint", self.progress.step, path=str(path))
 
-            batches = [next(loader).to(device) for _ in range(options.accumulate)]
-            count = sum(objective.count(batch) for batch in batches)
-            loss = torch.zeros((), device=device)
-            for batch in batches:
-                with autocast:
-                    part = objective.loss(model, batch, options.label_smoothing)
-                (part / max(count, 1e-12)).backward()
-                loss += part.detach()
-            if recipe.optimizer.l2:
-                with_gradient = [tensor for tensor in decayed if tensor.grad is not None]
-                torch._foreach_add_([t.grad for t in with_gradient], with_gradient, alpha=recipe.optimizer.l2)
-            parameters = [tensor for tensor in model.parameters() if tensor.grad is not None]
-            norm = torch.nn.utils.clip_grad_norm_(parameters, options.clip or math.inf)
-            value, norm = float(loss) / max(count, 1e-12), float(norm)
-            check_finite(value, norm, progress, factor * recipe.optimizer.learning_rate, batches)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-
-            progress.step += 1
-            progress.batches = loader.state
-            tokens = sum(batch.tokens for batch in batches)
-            progress.tokens += tokens
-            seconds = time.perf_counter() - started
-            progress.seconds += seconds
-            progress.loss_sum += float(loss)
-            progress.loss_count += count
-            meter.add(tokens, batches, seconds)
-            if progress.step % options.log_every == 0 or progress.step == total:
-                trackers.emit(
-                    "step",
-                    progress.step,
-                    loss=progress.loss_sum / max(progress.loss_count, 1e-12),
-                    learning_rate=factor * recipe.optimizer.learning_rate,
-                    grad_norm=norm,
-                    tokens=progress.tokens,
-                    epoch=round(loader.epoch, 4),
-                    **meter.read(),
-                )
-                progress.loss_sum, progress.loss_count = 0.0, 0
-            last = progress.step == total
-            if last or progress.step % evaluate_every == 0:
-                stopped_early = evaluate()
-                if stopped_early:
-                    outcome.reason = f"early stop: {progress.bad_evaluations} evaluations without a better one"
-            if options.sample_every and hooks.sample and (last or progress.step % options.sample_every == 0):
-                model.eval()
-                trackers.emit("sample", progress.step, texts=hooks.sample())
-                model.train()
-            if last or stopped_early or progress.step % checkpoint_every == 0:
-                checkpoint()
-            if stop.asked and not last and not stopped_early:
-                checkpoint()
-                trackers.emit("end", progress.step, reason="interrupted")
-                raise Interrupted(
-                    f"Interrupted at step {progress.step}; a checkpoint was saved.",
-                    where=folder,
-                    fix="run the same command with --resume to go on",
-                )
-    model.eval()
-    trackers.emit("end", progress.step, reason=outcome.reason, best=progress.best, best_step=progress.best_step)
-    return outcome
+    def out_of_patience(self) -> bool:
+        """Whether too many evaluations in a row were no better than the best."""
+        return self.options.patience is not None and self.progress.bad_evaluations >= self.options.patience
 
 
-class Meter:
-    """Speed since the last reading: tokens per second and share of the machine's measured ceiling.
-
-    The work of a token, forward and backward, is 6 operations for each weight it is multiplied with and
-    6 * layers * width * row length for causal attention (Kaplan et al. 2020, section 2.1, halved for causality).
-    """
-
-    def __init__(self, model: Model, ceiling: float):
-        self.ceiling = ceiling
-        config = model.config
-        self.weights = sum(tensor.numel() for name, tensor in model.named_parameters() if ".h." in name)
-        self.head = model.projection.weight.numel()
-        self.head_on_tokens = model.head_kind != "sequence"
-        self.attention = 6 * config.n_layer * config.n_embd
-        self.tokens, self.work, self.seconds = 0, 0.0, 0.0
-
-    def add(self, tokens: int, batches: list[Batch], seconds: float) -> None:
-        for batch in batches:
-            real = batch.tokens
-            labelled = real if batch.labels is None else int((batch.labels >= 0).sum())
-            self.work += 6.0 * real * self.weights + real * self.attention * batch.ids.shape[1]
-            self.work += 6.0 * labelled * self.head * self.head_on_tokens
-        self.tokens += tokens
-        self.seconds += seconds
-
-    def read(self) -> dict[str, float]:
-        found = {
-            "tokens_per_second": round(self.tokens / self.seconds, 1),
-            "share_of_ceiling": round(self.work / self.seconds / self.ceiling, 4),
-            "peak_memory_bytes": runtime.peak_memory(),
-        }
-        self.tokens, self.work, self.seconds = 0, 0.0, 0.0
-        return found
-
-
-@dataclass
-class StopSignals:
-    asked: bool = False
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[StopSignals]:
-    """Within: the first SIGINT or SIGTERM asks for a stop at the end of the step, a second one stops at once."""
-    state = StopSignals()
-
-    def ask(number, frame):
-        if state.asked:
-            raise KeyboardInterrupt
-        state.asked = True
-
-    try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: its owner handles signals
-        yield state
-        return
-    try:
-        yield state
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def check_finite(loss: float, norm: float, progress: Progress, learning_rate: float, batches: list[Batch]) -> None:
-    """Stop a run whose loss or gradient is not finite, before it touches the weights."""
-    if math.isfinite(loss) and math.isfinite(norm):
-        return
-    records = [index for batch in batches for index in batch.indices][:8]
-    where = f"step {progress.step + 1}" + (f", records {records}" if records else "")
-    raise GptwoError(
-        f"The loss is {loss}, the norm of its gradient {norm}; the weights were not changed.",
-        where=where,
-        why=f"the learning rate was {learning_rate:.2e}; too high a rate, or damaged weights or data, end like this",
-        fix="lower optimizer.learning_rate or lengthen schedule.warmup, then run again with --resume",
+def optimizers_of(section: OptimizerSection, model: Model) -> list[torch.optim.Optimizer]:
+    """The optimizers that a recipe asks for."""
+    return build_optimizers(
+        model,
+        name=section.name,
+        learning_rate=section.learning_rate,
+        head_learning_rate=section.head_learning_rate,
+        weight_decay=section.weight_decay,
+        betas=(section.beta1, section.beta2),
+        epsilon=section.epsilon,
+        muon_learning_rate=section.muon_learning_rate,
+        layer_decay=section.layer_decay,
     )
+
+
+def unknown_metric(name: str, names: list[str]) -> UsageError:
+    """The error of a metric that is not measured."""
+    return UsageError(
+        f"There is no metric {name!r} to choose the best checkpoint by.",
+        where="train.metric",
+        why=f"an evaluation gives {', '.join(names)}",
+        fix=did_you_mean(name, names),
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line, or its name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
