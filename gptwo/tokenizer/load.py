@@ -168,11 +168,16 @@ def _config(folder: Path) -> dict[str, Any]:
 def _add_tokens(backend: tokenizers.Tokenizer, folder: Path, config: dict[str, Any]) -> None:
     """Tokens that transformers keeps beside the vocabulary files: added_tokens.json, added_tokens_decoder."""
     tokens: dict[int, tokenizers.AddedToken] = {}
-    if (folder / "added_tokens.json").is_file():
-        tokens |= {token_id: special_token(name) for name, token_id in read_json(folder / "added_tokens.json").items()}
-    for token_id, fields in config.get("added_tokens_decoder", {}).items():
-        fields = {"normalized": False, "special": True} | fields
-        tokens[int(token_id)] = tokenizers.AddedToken(fields.pop("content"), **fields)
+    named = read_json(folder / "added_tokens.json") if (folder / "added_tokens.json").is_file() else {}
+    try:
+        tokens |= {int(token_id): special_token(name) for name, token_id in named.items()}
+        for token_id, fields in config.get("added_tokens_decoder", {}).items():
+            options = {key: bool(fields.get(key)) for key in ("single_word", "lstrip", "rstrip", "normalized")}
+            special = bool(fields.get("special", True))
+            tokens[int(token_id)] = tokenizers.AddedToken(fields["content"], special=special, **options)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        why = f"added_tokens.json or added_tokens_decoder of tokenizer_config.json is damaged: {error!r}"
+        raise DataError("The added tokens cannot be read.", where=folder, why=why) from error
     for token_id, token in sorted(tokens.items(), key=lambda item: item[0]):
         add: Callable[[list[tokenizers.AddedToken]], int]
         add = backend.add_special_tokens if token.special else backend.add_tokens

@@ -51,8 +51,9 @@ def cut_rare_pairs(texts: Sequence[str], vocab_size: int) -> Iterator[str]:
 
     GPT-2's rule splits Chinese at punctuation only, so training would hold every clause as a word of its own. A merge
     across two characters is at most as frequent as the pair of them; where the pair is rarer than the last merge that
-    the vocabulary has room for, the cut changes nothing but the memory. The bound is an estimate well below the
-    frequency of that last merge, which falls with the size of the vocabulary and grows with that of the text.
+    the vocabulary has room for, the cut changes nothing but the memory (and fewer tokens join one character to the
+    first bytes of the next, which are of no use). The bound is an estimate well below the frequency of that last
+    merge, which falls with the size of the vocabulary and grows with that of the text.
     """
     least = max(2, sum(map(_size, texts)) // (50 * vocab_size))
     frequent = _frequent_pairs(texts, least)

@@ -132,10 +132,13 @@ def read_pieces(path: Path, separator: str = END_OF_TEXT, *, longest: int = PIEC
         path: a UTF-8 file whose documents are parted by lines that hold only `separator`.
     """
     lines: list[str] = []
-    size = 0
+    size, line = 0, "\n"
     with open_text(path) as file:
-        while line := file.readline(longest):
-            ends = line.strip() == separator
+        while True:
+            begins = line.endswith("\n")  # a line that is too long comes in several parts
+            if not (line := file.readline(longest)):
+                break
+            ends = begins and line.strip() == separator
             if not ends:
                 lines.append(line)
                 size += len(line)

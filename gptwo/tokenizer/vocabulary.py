@@ -103,8 +103,8 @@ def read_tiktoken(path: Path) -> tuple[dict[str, int], Merges]:
         if not line.strip():
             continue
         try:
-            token, rank = line.split()
-            ranks[base64.b64decode(token, validate=True)] = int(rank)
+            encoded, number = line.split()
+            ranks[base64.b64decode(encoded, validate=True)] = int(number)
         except (ValueError, binascii.Error) as error:
             why = f"The line is {line[:60]!r}; expected a base64 token, a space and its rank."
             raise DataError("A line is no token.", where=f"{path}:{row}", why=why) from error
