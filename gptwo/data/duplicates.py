@@ -39,11 +39,24 @@ def duplicate_findings(items: Sequence[Item]) -> list[Finding]:
             groups[key].append(index)
     repeated = [group for group in groups.values() if len(group) > 1]
     findings = [*_same_text(items, repeated), *_leaked(items, repeated)]
-    firsts = [group[0] for group in groups.values()]
-    # one text of each split stands for its equals, so that an equal pair is not told again as a near one
-    pairs, complete = near_pairs([keys[index] for index in firsts])
-    findings += _near(items, [(firsts[a], firsts[b]) for a, b in pairs], complete)
+    findings += _near(items, *_near_items(items, keys))
     return findings
+
+
+def _near_items(items: Sequence[Item], keys: Sequence[str]) -> tuple[list[tuple[int, int]], bool]:
+    """Pairs of nearly equal records, the equal ones left out, and whether all were compared.
+
+    One record stands for its equals of the same split. The test records come first, so that the bound on the number
+    of texts cuts off training records.
+    """
+    firsts: dict[tuple[str, str], int] = {}
+    for index, item in enumerate(items):
+        if keys[index]:
+            firsts.setdefault((item.split, keys[index]), index)
+    order = sorted(firsts.values(), key=lambda index: ("test", "valid", "train").index(items[index].split))
+    pairs, complete = near_pairs([keys[index] for index in order])
+    found = [(order[a], order[b]) for a, b in pairs if keys[order[a]] != keys[order[b]]]
+    return sorted((min(pair), max(pair)) for pair in found), complete
 
 
 def _same_text(items: Sequence[Item], repeated: list[list[int]]) -> Iterator[Finding]:
@@ -155,12 +168,10 @@ def near_pairs(texts: Sequence[str], threshold: float = NEAR) -> tuple[list[tupl
         keys = part.view(np.dtype((np.void, part.dtype.itemsize * ROWS_PER_BAND))).ravel()
         _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
         order = np.argsort(inverse, kind="stable")
-        start = 0
-        for count in counts.tolist():
-            bucket = order[start : start + count].tolist()
-            start += count
-            if count < 2:
-                continue
+        ends = np.cumsum(counts)
+        for bucket_number in np.flatnonzero(counts > 1).tolist():
+            end = int(ends[bucket_number])
+            bucket = order[end - int(counts[bucket_number]) : end].tolist()
             # in a bucket each is compared with the one before it and with the first, not all with all
             for pair in {*pairwise(bucket), *((bucket[0], other) for other in bucket[1:])}:
                 if pair in compared:
