@@ -9,7 +9,6 @@ import pytest
 
 from gptwo.errors import DataError, MissingError, UsageError
 from gptwo.tokenizer import train_bpe
-from gptwo.tokenizer.byte_level import byte_alphabet
 from gptwo.tokenizer.sample import CUT, cut_rare_pairs, sample_texts, split_texts
 from gptwo.tokenizer.train import Compression, measure, read_pieces
 from tests.tokenizer.conftest import TEXTS
@@ -94,19 +93,13 @@ def test_cuts_part_rare_neighbours_only():
     assert cut == ["天气很好" * 500, f"诗X歌{CUT}书", "plain ascii", ""]
 
 
-def test_cuts_do_not_change_which_words_are_learned(monkeypatch):
+def test_frequent_words_are_learned_whole_between_the_cuts():
     chosen = random.Random(0)
-    words = ["".join(chosen.choices([chr(0x4E00 + 16 * n) for n in range(1200)], k=2)) for _ in range(60)]
+    words = ["".join(chosen.choices([chr(0x4E00 + n) for n in range(20_000)], k=2)) for _ in range(60)]
     texts = ["".join(chosen.choices(words, k=9)) for _ in range(600)]
-
-    def learned():
-        tokens = train_bpe(texts, 800).vocab
-        return {text for text in words if "".join(byte_alphabet()[byte] for byte in text.encode()) in tokens}
-
-    assert any(CUT in text for text in cut_rare_pairs(texts, 800))
-    with_cuts = learned()
-    monkeypatch.setattr("gptwo.tokenizer.train.cut_rare_pairs", lambda sample, _: iter(sample))
-    assert with_cuts == learned() == set(words)
+    assert sum(text.count(CUT) for text in cut_rare_pairs(texts, 800)) > 500
+    tokenizer = train_bpe(texts, 800)
+    assert all(len(tokenizer.encode(word)) == 1 for word in words)
 
 
 def test_lone_surrogates_do_not_stop_training():
