@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 
+from gptwo.evaluate.html_parts import safe
 from gptwo.evaluate.metrics import Calibration, ConfusionMatrix
 
 WIDTH, HEIGHT = 460, 250
@@ -162,7 +162,7 @@ def heat_map(matrix: ConfusionMatrix) -> str:
         out.append(
             f'<rect x="{number(x)}" y="{number(y)}" width="{number(cell)}" height="{number(cell)}" '
             f'fill="{COLOURS[0] if i == j else COLOURS[1]}" fill-opacity="{number(max(faintest, part**0.7))}">'
-            f"<title>{escape(hint)}</title></rect>"
+            f"<title>{safe(hint)}</title></rect>"
         )
         if counted:
             out.append(_cell_text(int(counts[i, j]), x + cell / 2, y + cell / 2 + 4, strong=part > 0.5))
@@ -190,7 +190,7 @@ def _class_names(
     edge, out = len(names) * cell, []
     for k, (label, name) in enumerate(zip(labels, names, strict=True)):
         middle = (k + 0.5) * cell
-        text = f'style="font-size:{font}px">{escape(name)}<title>{escape(label)}</title></text>'
+        text = f'style="font-size:{font}px">{safe(name)}<title>{safe(label)}</title></text>'
         out.append(f'<text x="{margin - 8}" y="{number(6 + middle)}" text-anchor="end" {text}')
         if flat:
             out.append(f'<text x="{number(margin + middle)}" y="{number(edge + 18)}" text-anchor="middle" {text}')
@@ -291,7 +291,7 @@ def _x_axis(low: float, high: float, x_scale: Callable[[float], float], title: s
             f'<line x1="{x}" x2="{x}" y1="{y}" y2="{y + 4}" class="axis-line"/>'
             f'<text x="{x}" y="{y + 17}" text-anchor="middle">{tick_text(t, step)}</text>'
         )
-    return out + f'<text x="{WIDTH - 14}" y="{y + 32}" text-anchor="end">{escape(title)}</text>'
+    return out + f'<text x="{WIDTH - 14}" y="{y + 32}" text-anchor="end">{safe(title)}</text>'
 
 
 def _path(
@@ -314,5 +314,5 @@ def _path(
 def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
     return (
         f'<svg viewBox="0 0 {number(width)} {number(height)}" style="--natural:{number(width)}px" role="img" '
-        f'aria-label="{escape(title)}">{"".join(parts)}</svg>'
+        f'aria-label="{safe(title)}">{"".join(parts)}</svg>'
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gptwo.evaluate import charts
 from gptwo.evaluate.curves import curve_panels
-from gptwo.evaluate.html_parts import cell, cut, figure, rows_of, section, table, text
+from gptwo.evaluate.html_parts import cell, cut, figure, rows_of, safe, section, table
 from gptwo.evaluate.metric_names import best_of, format_value, metric_name, unit_title
 from gptwo.evaluate.page_style import CSS
 from gptwo.evaluate.verdict import upper_first, verdicts
@@ -43,7 +43,7 @@ def render(report: Report) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{text(report.title)}: report</title>\n<style>{CSS}</style>\n</head>\n"
+        f"<title>{safe(report.title)}: report</title>\n<style>{CSS}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
@@ -52,8 +52,8 @@ def _header(report: Report) -> str:
     facts = [f"{report.records:,} test records"] if report.records else []
     facts.append(time.strftime("%d %B %Y, %H:%M UTC", time.gmtime(report.created)).removeprefix("0"))
     return (
-        f'<header>\n<p class="kicker">gptwo · {text(report.task)}</p>\n<h1>{text(report.title)}</h1>\n'
-        f'<p class="facts">{text(" · ".join(facts))}</p>\n</header>'
+        f'<header>\n<p class="kicker">gptwo · {safe(report.task)}</p>\n<h1>{safe(report.title)}</h1>\n'
+        f'<p class="facts">{safe(" · ".join(facts))}</p>\n</header>'
     )
 
 
@@ -62,11 +62,11 @@ def _verdict(report: Report) -> str:
     if not found:
         return ""
     lead, _, evidence = found[0].text.removesuffix(").").partition(" (")
-    rest = "".join(f'<li class="{verdict.outcome}">{text(verdict.text)}</li>' for verdict in found[1:])
+    rest = "".join(f'<li class="{verdict.outcome}">{safe(verdict.text)}</li>' for verdict in found[1:])
     rest = f"<ul>{rest}</ul>" if rest else ""
     return (
-        f'<div class="verdict {found[0].outcome}">\n<p class="lead">{text(lead)}.</p>\n'
-        f'<p class="detail">{text(upper_first(evidence))}.</p>{rest}\n</div>'
+        f'<div class="verdict {found[0].outcome}">\n<p class="lead">{safe(lead)}.</p>\n'
+        f'<p class="detail">{safe(upper_first(evidence))}.</p>{rest}\n</div>'
     )
 
 
@@ -80,8 +80,8 @@ def _systems(report: Report) -> str:
     if report.tuned and len(report.systems) > 1:
         hint += " The dotted line is the tuned system."
     notes = " ".join(f"{system.name}: {system.note}." for system in report.systems if system.note)
-    after = f'<p class="hint after">{text(notes)}</p>' if notes else ""
-    return section("Systems on the same test set", text(hint), _intervals(report) + _system_table(report) + after)
+    after = f'<p class="hint after">{safe(notes)}</p>' if notes else ""
+    return section("Systems on the same test set", safe(hint), _intervals(report) + _system_table(report) + after)
 
 
 def _intervals(report: Report) -> str:
@@ -96,7 +96,7 @@ def _intervals(report: Report) -> str:
         line = tuned.value(key) if tuned and not mine else None
         track = charts.interval_track(metric.value, metric.low, metric.high, scale, strong=mine, baseline=line)
         rows.append(
-            f'<div class="row{" tuned" if mine else ""}"><div class="name">{text(system.name)}</div>'
+            f'<div class="row{" tuned" if mine else ""}"><div class="name">{safe(system.name)}</div>'
             f'<div class="track">{track}</div>'
             f'<div class="value"><b>{format_value(key, metric.value)}</b>{_bounds(key, system)}</div></div>'
         )
@@ -131,7 +131,7 @@ def _system_table(report: Report) -> str:
             cell(format_value(key, system.value(key)) + _bounds(key, system), best=place in best)
             for place, system in enumerate(report.systems)
         ]
-        rows.append([f'<th scope="row">{text(unit_title(key))}{direction}</th>', *cells])
+        rows.append([f'<th scope="row">{safe(unit_title(key))}{direction}</th>', *cells])
     return table(["Metric", *(f"#{system.name}" for system in report.systems)], rows_of(rows), style="pinned")
 
 
@@ -139,7 +139,7 @@ def _curves(report: Report) -> str:
     figures = []
     for panel in curve_panels(report.events, report.primary):
         names = [(line.name, line.colour) for line in panel.lines if line.name]
-        legend = "".join(f'<span style="--swatch:{colour}">{text(name)}</span>' for name, colour in names)
+        legend = "".join(f'<span style="--swatch:{colour}">{safe(name)}</span>' for name, colour in names)
         chart = charts.line_chart(panel.lines, title=f"{panel.title} over steps", x_title="step", mark=panel.mark)
         figures.append(figure(panel.title, f'<div class="legend">{legend}</div>{chart}', panel.note))
     return section("Learning curves", "", f'<div class="figures">{"".join(figures)}</div>') if figures else ""
@@ -150,7 +150,7 @@ def _samples(report: Report) -> str:
         whose = [sample.system] if sample.system else []
         whose += [f"step {sample.step:,}"] if sample.step is not None else []
         words = f"<b>{cut(sample.prompt)}</b>{cut(sample.text)}"
-        return f"<div><h3>{text(', '.join(whose) or 'Sample')}</h3><p>{words}</p></div>"
+        return f"<div><h3>{safe(', '.join(whose) or 'Sample')}</h3><p>{words}</p></div>"
 
     groups = [list(group) for _, group in groupby(report.samples, key=lambda sample: sample.prompt)]
     blocks = "".join(f'<div class="sample">{"".join(map(one, group))}</div>' for group in groups)
@@ -169,8 +169,8 @@ def _confusion(report: Report) -> str:
     found = report.confusion.confusions(12 if len(report.confusion.labels) > 3 else 6)
     rows = [
         [
-            cell(text(gold), "left"),
-            cell(text(said), "left"),
+            cell(safe(gold), "left"),
+            cell(safe(said), "left"),
             cell(f"{times:,}"),
             cell(f"{support:,}"),
             cell(f"{100 * times / support:.1f}"),
@@ -220,11 +220,11 @@ def _tables(report: Report) -> str:
         if count > MANY_ROWS:
             weakest = sorted(scores.classes, key=lambda row: (row.f1, -row.support))[:WEAKEST]
             blocks.append(
-                f"<div><h3>{text(heading)}: the weakest {WEAKEST} of {count}</h3>{_scores(weakest, scores)}</div>"
+                f"<div><h3>{safe(heading)}: the weakest {WEAKEST} of {count}</h3>{_scores(weakest, scores)}</div>"
                 f"<div><details><summary>All {count} rows</summary>{_scores(scores.classes, None)}</details></div>"
             )
         elif count:
-            blocks.append(f"<div><h3>{text(heading)}</h3>{_scores(scores.classes, scores)}</div>")
+            blocks.append(f"<div><h3>{safe(heading)}</h3>{_scores(scores.classes, scores)}</div>")
     columns = f'<div class="columns">{"".join(blocks)}</div>'
     return section("Precision, recall and F1", "Tuned system, in %.", columns) if blocks else ""
 
@@ -233,7 +233,7 @@ def _scores(rows: Sequence[ClassScore], scores: ClassTable | None) -> str:
     def line(row: ClassScore, graph: str) -> list[str]:
         shares = [cell(f"{100 * share:.1f}") for share in (row.precision, row.recall, row.f1)]
         return [
-            f'<th scope="row">{text(row.name)}</th>',
+            f'<th scope="row">{safe(row.name)}</th>',
             *shares,
             f'<td class="bar">{graph}</td>',
             cell(f"{row.support:,}"),
@@ -265,17 +265,17 @@ def _example(example: Example, sure: bool) -> list[str]:
     if sure:
         confidence = "–" if example.confidence is None else f"{example.confidence:.3f}"
         cells.append(f'<td class="number" data-label="confidence">{confidence}</td>')
-    return [*cells, f'<td class="where" data-label="where">{text(where) if example.row is not None else ""}</td>']
+    return [*cells, f'<td class="where" data-label="where">{safe(where) if example.row is not None else ""}</td>']
 
 
 def _data(report: Report) -> str:
     rows = [
         [
-            cell(text(file.part), "left"),
-            cell(text(file.path), "left"),
+            cell(safe(file.part), "left"),
+            cell(safe(file.path), "left"),
             cell(f"{file.records:,}"),
             cell(f"{file.rejected:,}"),
-            f'<td><code title="{text(file.sha256)}">{text(file.sha256[:12])}</code></td>',
+            f'<td><code title="{safe(file.sha256)}">{safe(file.sha256[:12])}</code></td>',
         ]
         for file in report.data
     ]
@@ -285,7 +285,7 @@ def _data(report: Report) -> str:
 
 
 def _particulars(report: Report) -> str:
-    notes = "".join(f"<li>{text(note)}</li>" for note in report.notes)
+    notes = "".join(f"<li>{safe(note)}</li>" for note in report.notes)
     folded = "".join(
         f'<details><summary>{name}</summary><dl class="facts-list">{_facts(content)}</dl></details>'
         for name, content in (("Recipe", report.recipe), ("Machine", report.machine))
@@ -297,7 +297,7 @@ def _particulars(report: Report) -> str:
 
 
 def _facts(content: dict) -> str:
-    return "".join(f"<dt>{text(key)}</dt><dd>{text(value)}</dd>" for key, value in _flat(content, ""))
+    return "".join(f"<dt>{safe(key)}</dt><dd>{safe(value)}</dd>" for key, value in _flat(content, ""))
 
 
 def _flat(content: dict, prefix: str) -> Iterable[tuple[str, str]]:

@@ -9,14 +9,14 @@ from typing import Any
 TEXT_LIMIT = 1200  # characters of an example or sample that are shown
 
 
-def text(value: Any) -> str:
+def safe(value: Any) -> str:
     """Escaped for HTML; characters that no document may hold become the replacement character."""
     return escape("".join(c if c >= " " or c in "\n\t" else "\ufffd" for c in str(value)))
 
 
 def cut(value: str) -> str:
     """Escaped text of at most `TEXT_LIMIT` characters."""
-    return text(value if len(value) <= TEXT_LIMIT else value[: TEXT_LIMIT - 1] + "…")
+    return safe(value if len(value) <= TEXT_LIMIT else value[: TEXT_LIMIT - 1] + "…")
 
 
 def section(heading: str, hint: str, body: str) -> str:
@@ -27,8 +27,8 @@ def section(heading: str, hint: str, body: str) -> str:
 
 def figure(title: str, body: str, caption: str = "") -> str:
     """A chart with its title and caption; `body` is HTML."""
-    heading = f"<h3>{text(title)}</h3>" if title else ""
-    return f"<figure>{heading}{body}{f'<figcaption>{text(caption)}</figcaption>' if caption else ''}</figure>"
+    heading = f"<h3>{safe(title)}</h3>" if title else ""
+    return f"<figure>{heading}{body}{f'<figcaption>{safe(caption)}</figcaption>' if caption else ''}</figure>"
 
 
 def cell(content: str, align: str = "number", *, best: bool = False) -> str:
@@ -54,9 +54,9 @@ def table(head: Sequence[str], body: str, *, style: str = "") -> str:
     cells = "".join(
         '<th class="bar"></th>'
         if name == "|"
-        else f'<th class="number" scope="col">{text(name[1:])}</th>'
+        else f'<th class="number" scope="col">{safe(name[1:])}</th>'
         if name.startswith("#")
-        else f'<th scope="col">{text(name)}</th>'
+        else f'<th scope="col">{safe(name)}</th>'
         for name in head
     )
     return f'<div class="scroll"><table class="{style}"><thead><tr>{cells}</tr></thead>\n{body}</table></div>'

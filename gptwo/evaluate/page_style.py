@@ -74,7 +74,9 @@ tbody.averages th, tbody.averages td { color: var(--muted); }
 tbody.averages tr:first-child th, tbody.averages tr:first-child td { border-top: 1px solid var(--ink); }
 td.best { font-weight: 650; }
 td small, tbody th small { display: block; font-size: 12px; font-weight: 400; color: var(--muted); }
-table.pinned th:first-child { position: sticky; left: 0; background: var(--paper); padding-right: 18px; }
+table.pinned th:first-child {
+  min-width: 104px; position: sticky; left: 0; background: var(--paper); padding-right: 18px;
+}
 td.bar { width: 110px; min-width: 70px; padding-top: 12px; }
 td.bar span { display: block; height: 7px; background: var(--line); }
 td.bar i { display: block; height: 7px; background: var(--accent); }
@@ -101,7 +103,7 @@ table.examples { width: 100%; }
 .examples .text { width: 52%; white-space: pre-wrap; }
 .examples .right { color: var(--good); min-width: 90px; }
 .examples .wrong { color: var(--warm); min-width: 90px; }
-.examples .where { color: var(--muted); font-size: 13px; min-width: 90px; }
+.examples .where { color: var(--muted); font-size: 13px; min-width: 116px; }
 
 .facts-list {
   display: grid; grid-template-columns: minmax(140px, 280px) 1fr; gap: 1px 12px; margin: 0; font-size: 13px;

@@ -25,7 +25,7 @@ import math
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +157,7 @@ class Report:
         """Plain JSON values: no numpy, no NaN (they become null)."""
         from gptwo.evaluate.verdict import verdicts
 
-        return plain({**asdict(self), "verdicts": [asdict(verdict) for verdict in verdicts(self)]})
+        return {**plain(self), "verdicts": plain(verdicts(self))}
 
     @classmethod
     def from_dict(cls, value: dict) -> Report:
@@ -225,7 +225,9 @@ def load_events(path: str | Path, *, limit: int = 2000) -> list[dict]:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON knows it: numpy numbers and arrays, paths, sets and NaN replaced."""
+    """`value` as JSON knows it: dataclasses, numpy numbers and arrays, paths, sets and NaN replaced."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (set, frozenset)):

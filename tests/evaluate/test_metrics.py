@@ -73,6 +73,7 @@ def test_table_survives_json(pairs):
     assert metrics.ClassTable.from_dict(table.to_dict()) == table
 
 
+@pytest.mark.filterwarnings("ignore:A single label was found")
 @given(single)
 def test_confusion_matrix_agrees_with_scikit_learn(pairs):
     gold, predicted = zip(*pairs, strict=True)
