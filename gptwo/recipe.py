@@ -9,21 +9,30 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from gptwo.errors import MissingError, UsageError, did_you_mean
 
 PREFIX = "GPTWO__"
 
+Texts = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+
 
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values are checked again when they are set."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid",
+        validate_assignment=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        coerce_numbers_to_str=True,  # --set task.positive=1: labels are often numbers
+    )
 
 
 class ModelSection(Section):
@@ -41,9 +50,9 @@ class ModelSection(Section):
 
 
 class DataSection(Section):
-    train: list[str] = Field([], description="files, folders or globs of training data (or a folder of token shards)")
-    valid: list[str] = Field([], description="data for early stopping; none: a share of the training data")
-    test: list[str] = Field([], description="data for the report; none: the validation data, and the report says so")
+    train: Texts = Field([], description="files, folders or globs of training data (or a folder of token shards)")
+    valid: Texts = Field([], description="data for early stopping; none: a share of the training data")
+    test: Texts = Field([], description="data for the report; none: the validation data, and the report says so")
     valid_share: float = Field(0.1, gt=0, lt=1, description="share of the training data set aside without valid")
     columns: dict[str, str] = Field({}, description="our name of a column = its name in the file")
     format: str | None = Field(None, description="csv, tsv, jsonl, json, parquet, conll, label-first; none: by name")
@@ -58,7 +67,7 @@ class DataSection(Section):
 
 class TaskSection(Section):
     name: Literal["language", "classify", "tag"] = Field("language", description="what is learned")
-    labels: list[str] | None = Field(None, description="labels in order; none: those of the training data, sorted")
+    labels: Texts | None = Field(None, description="labels in order; none: those of the training data, sorted")
     multi_label: bool = Field(False, description="a text may have several labels, or none")
     class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
         "none", description="weight of each label in the loss; balanced: inverse to its frequency"
@@ -89,7 +98,7 @@ class TrainSection(Section):
     checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints; none: at evaluations")
     keep_last: int = Field(2, ge=1, description="checkpoints that are kept")
     sample_every: int | None = Field(None, ge=1, description="steps between samples of generated text; none: never")
-    sample_prompts: list[str] = Field([], description="prompts of the samples; none: an empty one")
+    sample_prompts: Texts = Field([], description="prompts of the samples; none: an empty one")
     metric: str | None = Field(None, description="what decides the best checkpoint; none: the task's own")
     patience: int | None = Field(None, ge=1, description="stop after this many evaluations without a better one")
 
@@ -124,7 +133,7 @@ class FreezeSection(Section):
 
 
 class TrackSection(Section):
-    trackers: list[str] = Field(["console", "events"], description="console, events, tensorboard, wandb, mlflow")
+    trackers: Texts = Field(["console", "events"], description="console, events, tensorboard, wandb, mlflow")
     project: str = Field("gptwo", description="project name for wandb and mlflow")
 
 
@@ -158,7 +167,7 @@ def commented_recipe(values: Mapping[str, Mapping[str, Any]]) -> str:
     for section, field in Recipe.model_fields.items():
         chosen = values.get(section, {})
         lines.append(f"[{section}]")
-        for key, info in field.default_factory().model_fields.items():  # type: ignore[union-attr, call-arg]
+        for key, info in _section(field).model_fields.items():
             value = chosen.get(key, info.default)
             shown = '""' if value is None else _toml(value)
             mark = "" if key in chosen else "# "
@@ -184,29 +193,31 @@ def load_recipe(
         UsageError: not TOML, an unknown key, or a value out of range; names the key and what is near it.
     """
     values: dict[str, Any] = {}
+    origins: dict[str, str] = {}  # "section.key" -> where its value was given last
     if file is not None:
         path = Path(file).expanduser()
         if not path.is_file():
-            raise MissingError("There is no such recipe.", where=path)
+            raise MissingError("There is no such recipe.", where=path, fix="gptwo init classify --out recipe.toml")
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError("The recipe is not valid TOML.", where=path, why=str(error)) from error
-    for name, text in (os.environ if environment is None else environment).items():
-        if name.startswith(PREFIX):
-            _put(values, ".".join(name[len(PREFIX) :].lower().split("__")), parse_value(text), where=name)
-    for key, value in (overrides or {}).items():
-        if value is not None:
-            _put(values, key, value, where=key)
-    _check_keys(values)
+        _check_keys(values, lambda key: f"{path}: {key}")
+        origins = {f"{section}.{key}": f"{path}: {section}.{key}" for section in values for key in values[section]}
+    given = [
+        (".".join(name[len(PREFIX) :].lower().split("__")), parse_value(text), name)
+        for name, text in (os.environ if environment is None else environment).items()
+        if name.startswith(PREFIX)
+    ]
+    given += [(key, value, key) for key, value in (overrides or {}).items() if value is not None]
+    for key, value, where in given:
+        origins[".".join(key.split(".")[:2])] = where
+        _put(values, key, value, where)
+    _check_keys(values, lambda key: origins.get(key, key))
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UsageError(
-            f"The recipe's value {first['input']!r} does not fit.", where=f"{file or 'recipe'}: {key}", why=first["msg"]
-        ) from error
+        raise _misfit(error, origins) from error
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
@@ -235,28 +246,64 @@ def parse_value(text: str) -> Any:
 def _put(values: dict[str, Any], key: str, value: Any, where: str) -> None:
     *path, last = key.split(".")
     for part in path:
-        values = values.setdefault(part, {})
-        if not isinstance(values, dict):
-            raise UsageError(f"{part!r} is no section.", where=where)
+        inner = values.setdefault(part, {})
+        if not isinstance(inner, dict):  # --set task.class_weights.good=2 goes over class_weights = "balanced"
+            inner = values[part] = {}
+        values = inner
+    if not path or not all(path) or not last:
+        homes = _homes(key)
+        fix = f"write {homes[0]}.{key}" if homes else "keys look like train.steps"
+        raise UsageError(f"{key!r} is no key of a recipe.", where=where, fix=fix)
     values[last] = value
 
 
-def _check_keys(values: Mapping[str, Any]) -> None:
+def _check_keys(values: Mapping[str, Any], where: Callable[[str], str]) -> None:
     for section, content in values.items():
         if section not in Recipe.model_fields:
             raise UsageError(
-                f"A recipe has no section {section!r}.", where=section, fix=did_you_mean(section, Recipe.model_fields)
+                f"A recipe has no section {section!r}.",
+                where=where(section),
+                fix=_like(section, Recipe.model_fields),
             )
         if not isinstance(content, Mapping):
-            raise UsageError(f"{section!r} is a section, not a value.", where=section, fix=f"write [{section}]")
-        fields = type(getattr(Recipe(), section)).model_fields
+            raise UsageError(f"{section!r} is a section, not a value.", where=where(section), fix=f"write [{section}]")
+        fields = _section(Recipe.model_fields[section]).model_fields
         for key in content:
             if key not in fields:
                 raise UsageError(
                     f"The section {section!r} has no key {key!r}.",
-                    where=f"{section}.{key}",
-                    fix=did_you_mean(key, fields),
+                    where=where(f"{section}.{key}"),
+                    fix=_like(key, fields),
                 )
+
+
+def _like(key: str, choices: Mapping[str, Any]) -> str:
+    """Did you mean; of a key that belongs into another section, which."""
+    homes = _homes(key)
+    return f"{key} belongs to [{homes[0]}]" if homes else did_you_mean(key, choices)
+
+
+def _homes(key: str) -> list[str]:
+    """The sections that have a key of that name."""
+    return [section for section, field in Recipe.model_fields.items() if key in _section(field).model_fields]
+
+
+def _section(field: FieldInfo) -> type[Section]:
+    """The class of a section from its field in `Recipe`."""
+    assert isinstance(field.annotation, type)
+    return field.annotation
+
+
+def _misfit(error: ValidationError, origins: Mapping[str, str]) -> UsageError:
+    """One clear message: the first wrong key, what was given, what it may be."""
+    faults = error.errors()
+    key = ".".join(str(part) for part in faults[0]["loc"][:2])
+    reasons = [fault["msg"] for fault in faults if ".".join(str(part) for part in fault["loc"][:2]) == key]
+    return UsageError(
+        f"The recipe's value {faults[0]['input']!r} does not fit {key}.",
+        where=origins.get(key, key),
+        why="; or ".join(dict.fromkeys(reasons)),
+    )
 
 
 def _toml(value: Any) -> str:
@@ -265,7 +312,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(k, ensure_ascii=False)} = {_toml(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+        return "{" + ", ".join(f"{_toml(str(key))} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, str):  # JSON's escapes are TOML's; TOML also wants DEL escaped
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)

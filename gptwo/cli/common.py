@@ -32,11 +32,11 @@ def run(app) -> None:
             raise
         sys.stderr.write(f"gptwo: {error}\n")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("gptwo: interrupted\n")
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if os.environ.get("GPTWO_DEBUG") or error.strerror is None:
+            raise
+        where = f"\n  where: {error.filename}" if error.filename else ""
+        sys.stderr.write(f"gptwo: {error.strerror}.{where}\n")
         sys.exit(1)
 
 

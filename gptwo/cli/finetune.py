@@ -78,5 +78,11 @@ def finetune(
         print_json(done.report.to_dict())
     else:
         done.report.print(console())
-        console().print(f"\nmodel: {done.folder / 'best'}\nreport: {done.folder / 'report.html'}")
+        verb = 'generate --model {} "a prompt"' if done.report.task == "language" else 'predict --model {} "a text"'
+        console().print(
+            f"\nmodel:  {done.folder / 'best'}\nreport: {done.folder / 'report.html'}\n"
+            f"use it: gptwo {verb.format(done.folder)}",
+            soft_wrap=True,
+            markup=False,
+        )
     check_gate(done.report, fail_under)

@@ -55,4 +55,6 @@ def init(
         raise UsageError("The file is there already.", where=out, fix="--overwrite, or another --out")
     verb = "pretrain" if task == "pretrain" else "finetune"
     out.write_text(f"# gptwo {verb} {out} --out runs/mine\n\n{commented_recipe(STARTERS[task])}", encoding="utf-8")
-    console().print(f"{out}: set data.train to your files, then run: gptwo {verb} {out} --out runs/mine")
+    console().print(
+        f"{out}: set data.train to your files, then run: gptwo {verb} {out} --out runs/mine", soft_wrap=True
+    )

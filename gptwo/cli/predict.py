@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import typer
 
@@ -31,25 +30,45 @@ def predict(
     from gptwo.errors import UsageError
     from gptwo.train.apply import predict as run
     from gptwo.train.apply import records_of_texts
+    from gptwo.train.run import write_text
 
     if not model:
         raise UsageError("Which model shall predict?", where="--model", fix="gptwo predict --model runs/mine 'a text'")
+    if file is not None and texts:
+        raise UsageError("Texts and a file cannot both be given.", where="--file", fix="give one of them")
     runtime.set_threads(threads)
     if file is not None:
         source: object = file
     else:
-        given = texts or ["-"]
-        lines = [line.rstrip("\n") for line in sys.stdin] if given == ["-"] else given
-        source = records_of_texts(lines)
+        source = records_of_texts(texts if texts and texts != ["-"] else lines_of(sys.stdin.buffer))
     found = run(model, source, columns=parse_columns(columns), format=format, device=device, precision=precision)
-    if json:
-        print_json({"model": model, "predictions": found})
-        return
     lines = [codec.dumps(row, ensure_ascii=False) for row in found]
     if out is not None:
-        scratch = Path(f"{out}.writing")
-        scratch.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        scratch.replace(out)
-        return
-    for line in lines:
-        print(line)
+        write_text(out, "".join(f"{line}\n" for line in lines))
+    if json:
+        print_json({"model": model, "records": len(found), **({"out": str(out)} if out else {"predictions": found})})
+    elif out is None:
+        for line in lines:
+            print(line)
+
+
+def lines_of(stream: BinaryIO) -> list[str]:
+    """The lines of standard input.
+
+    Raises:
+        DataError: one is not UTF-8.
+    """
+    from gptwo.errors import DataError
+
+    found = []
+    for row, line in enumerate(stream, start=1):
+        try:
+            found.append(line.decode("utf-8-sig" if row == 1 else "utf-8").rstrip("\r\n"))
+        except UnicodeDecodeError as error:
+            raise DataError(
+                "The line is not UTF-8.",
+                where=f"standard input:{row}",
+                why=str(error),
+                fix="convert it, e.g. with iconv",
+            ) from error
+    return found

@@ -29,9 +29,10 @@ def pretrain(
     json: Annotated[bool, typer.Option("--json", help="print one JSON object at the end")] = False,
 ) -> None:
     """Train a language model on text, from fresh weights or going on from a model."""
-    from gptwo.cli.common import print_json
+    from gptwo.cli.common import console, print_json
     from gptwo.recipe import load_recipe, parse_assignments
     from gptwo.train.pretrain import pretrain as run
+    from gptwo.train.run import begun_recipe
 
     flags = {
         "data.train": train,
@@ -48,7 +49,11 @@ def pretrain(
         "train.threads": threads,
         **parse_assignments(set_ or []),
     }
-    resolved = load_recipe(recipe, flags)
+    resolved = load_recipe(recipe or begun_recipe(out, resume=resume), flags)
     model = run(resolved, out, resume=resume, overwrite=overwrite)
     if json:
         print_json({"run": str(out), "model": str(model.folder), **model.info})
+    else:
+        console().print(
+            f'\nmodel: {model.folder}\ntry it: gptwo generate --model {out} "a prompt"', soft_wrap=True, markup=False
+        )

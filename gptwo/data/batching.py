@@ -1,6 +1,6 @@
 """Examples into batches: packing without padding, length buckets, and what the network needs beside the ids.
 
-    B rows    T tokens in a row    N records in a batch
+B rows    T tokens in a row    N records in a batch
 """
 
 from __future__ import annotations

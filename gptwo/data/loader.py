@@ -143,6 +143,7 @@ class Loader:
     def __next__(self) -> Batch:
         batch = self._queue.get()
         if isinstance(batch, BaseException):
+            self._queue.put(batch)  # who asks again hears it again
             raise batch
         self.consumed += 1
         return batch

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from gptwo.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
+    from gptwo.model.heads import HeadKind
     from gptwo.recipe import TaskSection
     from gptwo.tasks.base import Task
 
@@ -32,32 +33,45 @@ def make_task(section: TaskSection) -> Task:
     return Language(section.prompt)
 
 
-def restore_task(info: dict[str, Any]) -> Task:
-    """The task of a saved model, from its gptwo.json.
+def restore_task(info: dict[str, Any], head: HeadKind) -> Task:
+    """The task of a saved model, from its gptwo.json; without one, what its head says.
+
+    Args:
+        info: `Pretrained.info`.
+        head: `Model.head_kind`.
 
     Raises:
-        UsageError: the model was not tuned for a task.
+        UsageError: a task we do not know.
     """
     from gptwo.tasks.classify import Classify
     from gptwo.tasks.language import Language
     from gptwo.tasks.tag import Tag
 
-    name = info.get("task")
+    name = info.get("task") or {"sequence": "classify", "token": "tag"}.get(head, "language")
     if name == "classify":
+        multi_label = info.get("problem_type") == "multi_label_classification"
         return Classify(
             info["labels"],
-            multi_label=info.get("multi_label", False),
+            multi_label=info.get("multi_label", multi_label),
             positive=info.get("positive"),
             threshold=info.get("threshold", 0.5),
         )
     if name == "tag":
-        task = Tag(info["labels"], scheme=info.get("scheme", "auto"), context=info.get("context", "both"))
-        task.source_scheme = info.get("source_scheme")
+        # a model that gptwo did not tune saw its sentences once
+        task = Tag(info["labels"], context=info.get("context", "left"))
+        task.source_scheme = info["source_scheme"] if "source_scheme" in info else scheme_of_labels(task.labels)
+        task.scheme = info.get("scheme", task.source_scheme or "plain")
         return task
     if name == "language":
         return Language(info.get("prompt"))
     raise UsageError(
-        f"The model is not tuned for a task we know ({name!r}).",
-        where="gptwo.json",
-        fix=did_you_mean(name, NAMES) if name else "tune it with `gptwo finetune`",
+        f"The model is tuned for a task we do not know: {name!r}.", where="gptwo.json", fix=did_you_mean(name, NAMES)
     )
+
+
+def scheme_of_labels(labels: list[str]) -> str | None:
+    """The scheme that a set of tags belongs to, None where they mark no entities."""
+    from gptwo.evaluate.tagging import detect_scheme
+
+    found = detect_scheme([[label] for label in labels])
+    return "IOB2" if found in ("IOB1", "mixed") else found

@@ -28,7 +28,8 @@ class Task(ABC):
         name: as recipes and commands write it.
         head: the head it needs.
         columns: fields that a training record needs; `inputs` are those needed to predict.
-        metric: which figure of `evaluate` decides the best checkpoint; `maximise` says its direction.
+        lists: fields whose value is a list.
+        figures: what `evaluate` measures, the one that usually decides the best checkpoint first; set by `fit`.
         labels: names by index; empty where there are none.
     """
 
@@ -37,13 +38,12 @@ class Task(ABC):
     columns: ClassVar[tuple[str, ...]]
     inputs: ClassVar[tuple[str, ...]]
     lists: tuple[str, ...] = ()
-    metric: str
-    maximise: bool = True
+    figures: tuple[str, ...]
     labels: list[str]
 
     @abstractmethod
     def fit(self, records: Sequence[Record]) -> None:
-        """Learn the labels and their weights from the training records.
+        """Learn the labels and their weights from the training records, and what is to be measured.
 
         Raises:
             DataError: the records cannot teach this task; names file and row.
@@ -76,7 +76,7 @@ class Task(ABC):
     def evaluate(
         self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
     ) -> dict[str, float]:
-        """Figures of a model on records with targets; `metric` is among them."""
+        """Figures of a model on records with targets: those of `figures`."""
 
     @abstractmethod
     def report(self, title: str, records: Sequence[Record], systems: dict[str, Any], **fields: Any) -> Report:

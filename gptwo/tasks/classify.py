@@ -37,9 +37,6 @@ class Classify(Task):
         class_weights: "none", "balanced" (inverse to frequency), or a weight for each label.
         positive: of two labels, the one whose F1 is reported; None: the last one.
         threshold: with two labels, "positive" is predicted from this probability on; with several at once, each.
-
-    Raises:
-        UsageError: a weight for, or as positive, a label that is not there.
     """
 
     name = "classify"
@@ -63,7 +60,7 @@ class Classify(Task):
         self.positive = positive
         self.threshold = threshold
         self.weights: Tensor | None = None
-        self.metric = "micro_f1" if multi_label else "accuracy"
+        self.figures = ("micro_f1", "macro_f1", "loss") if multi_label else ("accuracy", "macro_f1", "loss")
         self.lists = ("label",) if multi_label else ()
 
     # learning ---------------------------------------------------------------------------------------------------
@@ -78,14 +75,57 @@ class Classify(Task):
                 where=records[0].file if records else None,
                 fix="check the column of the labels: --columns label=…",
             )
-        for name in [*([self.positive] if self.positive else []), *self._weight_names()]:
-            if name not in self.labels:
-                raise UsageError(f"There is no label {name!r}.", where="task", fix=did_you_mean(name, self.labels))
+        self._check_settings()
+        if self.binary:
+            self.figures = ("accuracy", "f1", "macro_f1", "loss")
         if self.class_weights == "balanced":
             total = sum(counts.values())
-            self.weights = torch.tensor([total / (len(counts) * max(1, counts[label])) for label in self.labels])
+            weights = [total / (len(counts) * counts[label]) if counts[label] else 1.0 for label in self.labels]
+            self.weights = torch.tensor(weights)
         elif isinstance(self.class_weights, Mapping):
             self.weights = torch.tensor([float(self.class_weights.get(label, 1.0)) for label in self.labels])
+
+    @property
+    def binary(self) -> bool:
+        """Whether one of two labels is to be chosen."""
+        return len(self.labels) == 2 and not self.multi_label
+
+    @property
+    def positive_place(self) -> int:
+        """Of two labels, the index of the positive one."""
+        return self.labels.index(self.positive) if self.positive else 1
+
+    def _check_settings(self) -> None:
+        """Settings that do not fit the labels.
+
+        Raises:
+            UsageError: a label twice; a weight for, or as positive, a label that is not there; a threshold or a
+                positive label where the likeliest of many labels is chosen.
+        """
+        twice = [label for label, count in Counter(self.labels).items() if count > 1]
+        if twice:
+            raise UsageError(f"The label {twice[0]!r} is given twice.", where="task.labels")
+        weighted = list(self.class_weights) if isinstance(self.class_weights, Mapping) else []
+        for key, names in (("positive", [self.positive] if self.positive else []), ("class_weights", weighted)):
+            for name in names:
+                if name not in self.labels:
+                    raise UsageError(
+                        f"There is no label {name!r}.", where=f"task.{key}", fix=did_you_mean(name, self.labels)
+                    )
+        if isinstance(self.class_weights, Mapping) and not all(
+            0 <= weight < float("inf") for weight in self.class_weights.values()
+        ):
+            raise UsageError("A class weight must be a number from 0 on.", where="task.class_weights")
+        if self.positive and not self.binary:
+            raise UsageError(
+                f"Only one of two labels can be the positive one; there are {len(self.labels)}.", where="task.positive"
+            )
+        if self.threshold != 0.5 and not (self.binary or self.multi_label):
+            raise UsageError(
+                f"Of {len(self.labels)} labels the likeliest is chosen, without a threshold.",
+                where="task.threshold",
+                fix="leave it out, or set task.multi_label = true",
+            )
 
     def encode(
         self, record: Record, tokenizer: Tokenizer, max_length: int, index: int = 0, *, target: bool = True
@@ -104,7 +144,7 @@ class Classify(Task):
             soft = targets * (1 - label_smoothing) + label_smoothing / 2
             losses = F.binary_cross_entropy_with_logits(scores, soft, reduction="none")  # (N, labels)
             return (losses if weights is None else losses * weights).sum()
-        if len(self.labels) == 2:
+        if self.binary:
             soft = targets * (1 - label_smoothing) + label_smoothing / 2
             losses = F.binary_cross_entropy_with_logits(scores[:, 1] - scores[:, 0], soft, reduction="none")  # (N,)
             return (losses if weights is None else losses * weights[targets]).sum()
@@ -134,9 +174,7 @@ class Classify(Task):
         precision: str = "fp32",
     ) -> Predictions:
         """Labels and probabilities of records, in their order."""
-        examples = [
-            self.encode(record, tokenizer, max_length, i, target=False)[0] for i, record in enumerate(records)
-        ]
+        examples = [self.encode(record, tokenizer, max_length, i, target=False)[0] for i, record in enumerate(records)]
         device = next(model.parameters()).device
         table = np.zeros((len(examples), len(self.labels)))
         with torch.inference_mode(), autocast(model, precision):
@@ -149,8 +187,8 @@ class Classify(Task):
         """Labels from probabilities (N, labels)."""
         if self.multi_label:
             return [[self.labels[i] for i in np.flatnonzero(row >= self.threshold)] for row in table]
-        if len(self.labels) == 2:
-            positive = self.labels.index(self.positive) if self.positive else 1
+        if self.binary:
+            positive = self.positive_place
             return [self.labels[positive if row[positive] >= self.threshold else 1 - positive] for row in table]
         return [self.labels[i] for i in table.argmax(1)]
 
@@ -165,11 +203,14 @@ class Classify(Task):
             figures = {"micro_f1": table.average("micro").f1, "macro_f1": table.average("macro").f1}
             return {**figures, "loss": float(loss)}
         table = metrics.class_table(gold, said.labels, labels=self.labels)
-        return {
+        figures = {
             "accuracy": metrics.accuracy(gold, said.labels),
             "macro_f1": table.average("macro").f1,
             "loss": metrics.log_loss(gold, said.probabilities, self.labels),
         }
+        if self.binary:
+            figures["f1"] = table.classes[self.positive_place].f1
+        return figures
 
     # the verdict ------------------------------------------------------------------------------------------------
 
@@ -191,7 +232,9 @@ class Classify(Task):
     def baselines(self, train: Sequence[Record], test: Sequence[Record]) -> dict[str, Predictions]:
         texts, truth = [str(record.fields["text"]) for record in train], self.gold(train)
         wanted = [str(record.fields["text"]) for record in test]
-        return {system.name: system.fit_predict(texts, truth, wanted) for system in (Majority(), TfidfLogisticRegression())}
+        return {
+            system.name: system.fit_predict(texts, truth, wanted) for system in (Majority(), TfidfLogisticRegression())
+        }
 
     def report(self, title: str, records: Sequence[Record], systems: dict[str, Any], **fields: Any) -> Report:
         common = {
@@ -232,14 +275,12 @@ class Classify(Task):
     def _place(self, label: str, record: Record) -> int:
         if label not in self.labels:
             raise DataError(
-                f"The label {label!r} does not occur in the training data.",
+                f"The label {label!r} "
+                + ("is not among the model's labels." if self.given else "does not occur in the training data."),
                 where=record.place(),
                 fix=did_you_mean(label, self.labels),
             )
         return self.labels.index(label)
-
-    def _weight_names(self) -> list[str]:
-        return list(self.class_weights) if isinstance(self.class_weights, Mapping) else []
 
 
 def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:

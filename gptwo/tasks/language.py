@@ -34,9 +34,9 @@ class Language(Task):
     """Learn to write the records' text.
 
     Args:
-        prompt: template of what stands before a text, with fields in braces: "《{title}》\\n{author}\\n". Its tokens carry
-            no loss, and the same template makes the prompt when generating. None: the text begins after the end
-            token.
+        prompt: template of what stands before a text, with fields in braces: "《{title}》\\n{author}\\n". Its tokens
+            carry no loss, and the same template makes the prompt when generating. None: the text begins after the
+            end token.
     """
 
     name = "language"
@@ -47,7 +47,7 @@ class Language(Task):
     def __init__(self, prompt: str | None = None):
         self.prompt = prompt
         self.labels = []
-        self.metric, self.maximise = "loss", False
+        self.figures = ("loss", "perplexity", "bits_per_byte")
         self.columns = ("text", *template_fields(prompt))
 
     def fit(self, records: Sequence[Record]) -> None:
@@ -61,8 +61,11 @@ class Language(Task):
     def encode(
         self, record: Record, tokenizer: Tokenizer, max_length: int, index: int = 0, *, target: bool = True
     ) -> list[Example]:
-        first = tokenizer.start_id if tokenizer.start_id is not None else tokenizer.end_id
-        prompt = ([first] if first is not None else []) + tokenizer.encode(self.prompt_of(record))
+        prompt = tokenizer.encode(self.prompt_of(record))  # as the engine gives it to the network
+        if tokenizer.start_id is not None:
+            prompt = [tokenizer.start_id, *prompt]
+        elif not prompt and tokenizer.end_id is not None:
+            prompt = [tokenizer.end_id]
         text = tokenizer.encode(str(record.fields["text"]))
         if tokenizer.end_id is not None:
             text = [*text, tokenizer.end_id]
@@ -73,6 +76,8 @@ class Language(Task):
                 fix="shorten the prompt template, or raise data.max_length",
             )
         ids = prompt + text
+        if len(ids) < 2:
+            return []  # nothing before it, so nothing to predict
         truncated = max(0, len(ids) - max_length - 1)
         ids = ids[: max_length + 1]
         labels = [IGNORE] * (len(prompt) - 1) + ids[max(1, len(prompt)) :]

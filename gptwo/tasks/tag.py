@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from gptwo.data.batching import Batch, Example
 from gptwo.data.sources import Record
-from gptwo.errors import DataError, did_you_mean
+from gptwo.errors import DataError, UsageError, did_you_mean
 from gptwo.evaluate import tagging
 from gptwo.evaluate.assess import assess_tagging
 from gptwo.evaluate.baselines import MostFrequentTag
-from gptwo.evaluate.metrics import Predictions
+from gptwo.evaluate.metrics import Predictions, log_loss
 from gptwo.evaluate.report import Report
 from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
@@ -50,15 +51,24 @@ class Tag(Task):
         self.scheme = scheme
         self.source_scheme: str | None = None
         self.context = context
-        self.metric = "entity_f1"
+
+    @property
+    def figures(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Entities where the tags mark any, and tokens."""
+        return ("entity_f1", "token_accuracy", "loss") if self.source_scheme else ("token_accuracy", "loss")
 
     def fit(self, records: Sequence[Record]) -> None:
         sequences = [self._tags_of(record) for record in records]
         self.source_scheme = tagging.detect_scheme(sequences) if self.scheme != "plain" else None
-        if self.source_scheme is None:
-            self.metric = "token_accuracy"
-        elif self.scheme == "auto":
-            self.scheme = "IOB2" if self.source_scheme == "IOB1" else self.source_scheme
+        if self.source_scheme is None and self.scheme not in ("auto", "plain"):
+            raise UsageError(
+                f"The tags cannot be converted to {self.scheme}: they mark no entities.",
+                where="task.scheme",
+                why=f"they look like {', '.join(sorted({tag for tags in sequences for tag in tags})[:5])}",
+                fix='task.scheme = "plain", or another column: --columns tokens=0,tags=-1',
+            )
+        if self.scheme == "auto" and self.source_scheme is not None:
+            self.scheme = "IOB2" if self.source_scheme in ("IOB1", "mixed") else self.source_scheme
         if not self.given:
             found = {tag for tags in sequences for tag in self._inside(tags)}
             self.labels = [*(["O"] if "O" in found else []), *sorted(found - {"O"})]
@@ -77,22 +87,26 @@ class Tag(Task):
         if tags is not None and len(tags) != len(words):
             raise DataError(f"The sentence has {len(words)} tokens and {len(tags)} tags.", where=record.place())
         pieces = encode_words(tokenizer, words)
+        start = [] if tokenizer.start_id is None else [tokenizer.start_id]
         copies = 2 if self.context == "both" else 1
-        room = max_length // copies - (1 if copies == 2 else 0)
-        examples, start = [], 0
+        room = (max_length - len(start) - (copies - 1)) // copies
+        if room < 1:
+            raise UsageError(f"{max_length} tokens are too few for a sentence.", where="data.max_length")
+        examples, first = [], 0
         for end in split_points([len(piece) for piece in pieces], room):
-            ids = [i for piece in pieces[start:end] for i in piece[:room]]
+            ids = [i for piece in pieces[first:end] for i in piece[:room]]
             labels: list[int] = []
-            for place in range(start, end):
+            for place in range(first, end):
                 # the last piece of a word has seen all of it; without targets, 0 marks it
                 mark = 0 if tags is None else self._place(tags[place], record)
                 labels += [IGNORE] * (min(len(pieces[place]), room) - 1) + [mark]
+            cut = sum(max(0, len(piece) - room) for piece in pieces[first:end])
             if copies == 2:
-                between = [tokenizer.end_id if tokenizer.end_id is not None else ids[0]]
+                between = tokenizer.end_id if tokenizer.end_id is not None else ids[0]
                 labels = [IGNORE] * (len(ids) + 1) + labels
-                ids = ids + between + ids
-            examples.append(Example(ids, labels, index=index))
-            start = end
+                ids = [*ids, between, *ids]
+            examples.append(Example(start + ids, [IGNORE] * len(start) + labels, index=index, truncated=cut))
+            first = end
         return examples
 
     def loss(self, model: Model, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
@@ -114,39 +128,49 @@ class Tag(Task):
         precision: str = "fp32",
     ) -> Predictions:
         """Tags of every token of records, in their order, in the scheme of the labels."""
+        tables = self.probabilities(model, tokenizer, records, max_length=max_length, precision=precision)
+        tags = [[self.labels[place] for place in table.argmax(1)] for table in tables]
+        return Predictions(tags, confidences=[float(table.max(1).min(initial=1.0)) for table in tables])
+
+    def probabilities(
+        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
+    ) -> list[np.ndarray]:
+        """For each record (its tokens, labels)."""
         examples = [
             example
             for i, record in enumerate(records)
             for example in self.encode(record, tokenizer, max_length, i, target=False)
         ]
         device = next(model.parameters()).device
-        found: list[list[int]] = [[] for _ in examples]
-        sure: list[list[float]] = [[] for _ in examples]
+        found: list[np.ndarray] = [np.zeros(0)] * len(examples)
         with torch.inference_mode(), autocast(model, precision):
             for places, batch in length_batches(examples):
-                wanted = batch.labels != IGNORE
+                assert batch.labels is not None
+                wanted = batch.labels != IGNORE  # (B, T)
                 batch = batch.to(device)
                 hidden = model.transformer(batch.ids, batch.positions, batch.documents)
-                best = model.logits(hidden[wanted.to(device)]).float().softmax(1).max(1)
-                split = wanted.sum(1).tolist()
-                for place, tags, top in zip(
-                    places, best.indices.cpu().split(split), best.values.cpu().split(split), strict=True
-                ):
-                    found[place], sure[place] = tags.tolist(), top.tolist()
-        labels: list[list[str]] = [[] for _ in records]
-        confidences: list[list[float]] = [[] for _ in records]
-        for example, tags, top in zip(examples, found, sure, strict=True):
-            labels[example.index] += [self.labels[tag] for tag in tags]
-            confidences[example.index] += top
-        return Predictions(labels, confidences=[min(top, default=1.0) for top in confidences])
+                table = model.logits(hidden[wanted.to(device)]).float().softmax(1).cpu()  # (words, labels)
+                for place, part in zip(places, table.split(wanted.sum(1).tolist()), strict=True):
+                    found[place] = part.numpy()
+        tables = [[np.zeros((0, len(self.labels)), dtype=np.float32)] for _ in records]
+        for example, part in zip(examples, found, strict=True):
+            tables[example.index].append(part)
+        return [np.concatenate(parts) for parts in tables]
 
     def evaluate(
         self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
     ) -> dict[str, float]:
-        said = self.predict(model, tokenizer, records, max_length=max_length, precision=precision).labels
+        tables = self.probabilities(model, tokenizer, records, max_length=max_length, precision=precision)
         gold = self.gold(records)
-        right = sum(a == b for truth, tags in zip(gold, said, strict=True) for a, b in zip(truth, tags, strict=True))
-        figures = {"token_accuracy": right / max(1, sum(map(len, gold)))}
+        said = [[self.labels[place] for place in table.argmax(1)] for table in tables]
+        table = np.concatenate(tables)  # (words of all records, labels)
+        truth = np.array(
+            [self._place(tag, r) for r, tags in zip(records, gold, strict=True) for tag in tags], dtype=int
+        )
+        figures = {
+            "token_accuracy": float((table.argmax(1) == truth).mean()) if len(truth) else 0.0,
+            "loss": log_loss(truth.tolist(), table, range(len(self.labels))),
+        }
         if self.source_scheme is not None:
             figures["entity_f1"] = tagging.entity_table(gold, said).average("micro").f1
         return figures
@@ -168,6 +192,7 @@ class Tag(Task):
 
     def report(self, title: str, records: Sequence[Record], systems: dict[str, Any], **fields: Any) -> Report:
         return assess_tagging(
+            primary=self.figures[0] if self.scheme == "plain" else None,
             title=title,
             gold=self.gold(records),
             texts=[[str(token) for token in record.fields["tokens"]] for record in records],
@@ -197,7 +222,8 @@ class Tag(Task):
     def _place(self, tag: str, record: Record) -> int:
         if tag not in self.labels:
             raise DataError(
-                f"The tag {tag!r} does not occur in the training data.",
+                f"The tag {tag!r} "
+                + ("is not among the model's tags." if self.given else "does not occur in the training data."),
                 where=record.place(),
                 fix=did_you_mean(tag, self.labels),
             )
@@ -226,9 +252,11 @@ def is_cjk(character: str) -> bool:
 def split_points(lengths: Sequence[int], room: int) -> list[int]:
     """Where to end each piece so that its lengths add up to at most `room` (a longer item stands alone).
 
-    >>> split_points([2, 2, 3, 9, 1], 5)
-    [2, 3, 4, 5]
+    >>> split_points([2, 2, 3, 9, 1], 5), split_points([], 5)
+    ([2, 3, 4, 5], [])
     """
+    if not lengths:
+        return []
     ends, used = [], 0
     for place, length in enumerate(lengths):
         length = min(length, room)

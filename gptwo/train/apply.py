@@ -13,8 +13,11 @@ from gptwo.errors import DataError, UsageError
 from gptwo.evaluate.language import score_texts
 from gptwo.evaluate.report import Report, System
 from gptwo.model import pretrained as models
+from gptwo.model.pretrained import Pretrained
 from gptwo.tasks import restore_task
+from gptwo.tasks.base import Task
 from gptwo.tasks.language import Language
+from gptwo.tokenizer import Tokenizer
 
 TEXT_ENDINGS = (".txt", ".md", ".txt.gz", ".txt.zst", ".txt.xz")
 
@@ -49,24 +52,15 @@ def predict(
     place = runtime.pick_device(device).value
     kind = runtime.pick_precision(precision, place).value
     loaded = models.load(model, device=place)
-    task = restore_task(loaded.info)
+    task = restore_task(loaded.info, loaded.model.head_kind)
     if isinstance(task, Language):
         raise UsageError("A language model writes text.", where=model, fix=f'gptwo generate --model {model} "prompt"')
     if isinstance(source, str | Path):
-        rejects = Rejects(strict=True)
-        records = list(
-            read_records(
-                source,
-                columns=columns,
-                required=task.inputs,
-                format=format,
-                rejects=rejects,
-                lists=tuple(name for name in task.inputs if name in task.lists),
-            )
-        )
+        records = records_of_files([source], loaded, task, task.inputs, columns, format)
     else:
         records = list(source)
-    said = task.predict(loaded.model, loaded.tokenizer, records, max_length=loaded.config.n_positions, precision=kind)
+    tokenizer = tokenizer_of(loaded)
+    said = task.predict(loaded.model, tokenizer, records, max_length=max_length_of(loaded), precision=kind)
     rows: list[dict[str, Any]] = []
     for i, (record, label) in enumerate(zip(records, said.labels, strict=True)):
         row: dict[str, Any] = {"row": record.row}
@@ -101,27 +95,63 @@ def measure(
     loaded = models.load(model, device=place)
     machine = runtime.describe_machine()
     if loaded.model.head_kind == "language" and all(str(path).endswith(TEXT_ENDINGS) for path in data):
-        if loaded.tokenizer is None:
-            raise UsageError("The model has no tokenizer.", where=loaded.folder)
         systems = []
         for path in data:
             texts = list(iter_documents([path]))
             if not texts:
                 raise DataError("There is no text in the file.", where=path)
-            score = score_texts(loaded.model, loaded.tokenizer, texts, stride=stride, precision=kind)
+            score = score_texts(loaded.model, tokenizer_of(loaded), texts, stride=stride, precision=kind)
             note = f"{score.tokens:,} tokens, {score.bytes:,} bytes, stride {stride or loaded.config.n_positions // 2}"
             systems.append(System(f"{Path(path).name}", score.metrics(), "other", note=note))
         return Report(f"{model} on running text", "language", "bits_per_byte", systems, machine=machine)
-    task = restore_task(loaded.info)
-    rejects = Rejects(strict=True)
-    records = list(
+    task = restore_task(loaded.info, loaded.model.head_kind)
+    records = records_of_files(data, loaded, task, task.columns, columns, format)
+    how = {"max_length": max_length_of(loaded), "precision": kind}
+    said = task.opinion(loaded.model, tokenizer_of(loaded), records, **how)
+    return task.report(f"{model} on {Path(data[0]).name}", records, {"Tuned": said}, machine=machine)
+
+
+def records_of_files(
+    paths: Sequence[str | Path],
+    loaded: Pretrained,
+    task: Task,
+    required: Sequence[str],
+    columns: Mapping[str, str] | None,
+    format: str | None,
+) -> list[Record]:
+    """Every record of files, read as those were that the model was tuned on; `columns` go over that.
+
+    Raises:
+        DataError: a row that cannot be used.
+    """
+    kept = {name: column for name, column in (loaded.info.get("columns") or {}).items() if name in required}
+    return list(
         read_records(
-            list(data), columns=columns, required=task.columns, format=format, rejects=rejects, lists=task.lists
+            list(paths),
+            columns={**kept, **(columns or {})} or None,
+            required=required,
+            format=format,
+            rejects=Rejects(strict=True),
+            lists=tuple(name for name in required if name in task.lists),
+            list_separator=loaded.info.get("label_separator"),
         )
     )
-    how = {"max_length": loaded.config.n_positions, "precision": kind}
-    said = task.opinion(loaded.model, loaded.tokenizer, records, **how)
-    return task.report(f"{model} on {Path(data[0]).name}", records, {"Tuned": said}, machine=machine)
+
+
+def tokenizer_of(loaded: Pretrained) -> Tokenizer:
+    """The tokenizer of a model that needs one.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if loaded.tokenizer is None:
+        raise UsageError("The model has no tokenizer.", where=loaded.folder)
+    return loaded.tokenizer
+
+
+def max_length_of(loaded: Pretrained) -> int:
+    """The tokens of a record at most: what the model was tuned with."""
+    return min(loaded.info.get("max_length") or loaded.config.n_positions, loaded.config.n_positions)
 
 
 def _table(labels: Sequence[str], said: Any, row: int) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Checkpoints: everything a run needs to go on exactly where it was, written so that a kill cannot spoil them.
 
 A checkpoint is a folder `checkpoints/step-000123` with tensors in safetensors and the rest in JSON. It is written
-under a temporary name, flushed to the disk and then renamed, so a folder of that name is always whole.
+under a temporary name, flushed to the disk and then renamed, and renamed again before it is removed, so a folder of
+that name is always whole.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gptwo.errors import DataError, GptwoError
+
+WRITING, REMOVING = ".writing-", ".removing-"
 
 
 @dataclass
@@ -33,7 +37,7 @@ class Progress:
         best_step: the step it was reached at.
         bad_evaluations: evaluations since then.
         seconds: time trained, over all sessions.
-        recipe: fingerprint of what must not change when a run is resumed.
+        loss_sum, loss_count: of the steps since the last log line.
     """
 
     step: int = 0
@@ -43,10 +47,8 @@ class Progress:
     best_step: int = 0
     bad_evaluations: int = 0
     seconds: float = 0.0
-    recipe: str = ""
     loss_sum: float = 0.0
-    loss_count: int = 0
-    notes: dict = field(default_factory=dict)
+    loss_count: float = 0.0
 
 
 def save_checkpoint(
@@ -59,10 +61,10 @@ def save_checkpoint(
     """
     parent = folder / "checkpoints"
     final = parent / f"step-{progress.step:06d}"
-    scratch = parent / f".writing-{progress.step:06d}-{os.getpid()}"
+    scratch = parent / f"{WRITING}{progress.step:06d}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(scratch, ignore_errors=True)
+        clear_scratch(parent)
         scratch.mkdir()
         named = dict(model.named_parameters())
         save_file({name: tensor.detach().contiguous() for name, tensor in named.items()}, scratch / "model.safetensors")
@@ -71,11 +73,11 @@ def save_checkpoint(
         (scratch / "progress.json").write_text(json.dumps(asdict(progress), indent=1), encoding="utf-8")
         for path in [*scratch.iterdir(), scratch]:
             _flush(path)
-        if final.exists():  # the same step again: after a resume that evaluated or was interrupted at once
-            shutil.rmtree(final)
+        if final.exists():
+            _remove(final)
         scratch.rename(final)
         _flush(parent)
-    except Exception as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(scratch, ignore_errors=True)
         raise GptwoError(
             "The checkpoint could not be written; earlier ones are untouched.",
@@ -84,8 +86,22 @@ def save_checkpoint(
             fix="free space or mend the permissions, then run the same command with --resume",
         ) from error
     for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     return final
+
+
+def clear_scratch(parent: Path) -> None:
+    """Remove what a killed process has left half-written or half-removed."""
+    for leftover in [*parent.glob(f"{WRITING}*"), *parent.glob(f"{REMOVING}*")]:
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint so that a kill leaves all or nothing under its name."""
+    doomed = checkpoint.with_name(f"{REMOVING}{checkpoint.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def load_checkpoint(
@@ -100,30 +116,41 @@ def load_checkpoint(
         DataError: its tensors do not fit this network or these optimizers.
     """
     named = dict(model.named_parameters())
-    stored = load_file(folder / "model.safetensors", device=device)
-    wrong = [name for name in {*named, *stored} if name not in stored or name not in named]
+    try:
+        stored = load_file(folder / "model.safetensors", device=device)
+        states = load_file(folder / "optimizer.safetensors", device=device)
+        random = load_file(folder / "random.safetensors")
+        progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise DataError(
+            "The checkpoint is damaged.",
+            where=folder,
+            why=str(error),
+            fix="remove this folder and resume from the checkpoint before it",
+        ) from error
+    wrong = sorted({*named} ^ {*stored})
     wrong += [name for name in named if name in stored and named[name].shape != stored[name].shape]
     if wrong:
         raise DataError(
             "The checkpoint is of another network.",
             where=folder,
-            why=f"differing: {', '.join(sorted(wrong)[:5])}",
+            why=f"differing: {', '.join(wrong[:5])}",
             fix="resume with the recipe of that run, or choose a new --out",
         )
     with torch.no_grad():
         for name, tensor in named.items():
             tensor.copy_(stored[name])
-    states = load_file(folder / "optimizer.safetensors", device=device)
     names = {id(tensor): name for name, tensor in named.items()}
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             for tensor in group["params"]:
                 prefix = f"{names[id(tensor)]}|"
-                found = {key[len(prefix) :]: value for key, value in states.items() if key.startswith(prefix)}
+                found = {key.removeprefix(prefix): value for key, value in states.items() if key.startswith(prefix)}
                 if found:
                     optimizer.state[tensor] = found
-    _restore_random_state(load_file(folder / "random.safetensors"))
-    return Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
+    _restore_random_state(random)
+    known = {field.name for field in fields(Progress)}
+    return Progress(**{key: value for key, value in progress.items() if key in known})
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -133,27 +160,19 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def check_space(folder: Path, model: nn.Module, keep: int) -> None:
-    """See that a run can be written before it starts.
+    """See that the checkpoints of a run have room before it starts.
 
     Raises:
-        GptwoError: the folder cannot be written, or the disk has not room for the checkpoints of the run.
+        GptwoError: they have not.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.write_bytes(b"0")
-        probe.unlink()
-    except OSError as error:
-        raise GptwoError(
-            "The run folder cannot be written.", where=folder, why=str(error), fix="choose another --out"
-        ) from error
     parameters = list(model.parameters())
     one = sum(tensor.numel() * (4 + 8 * tensor.requires_grad) for tensor in parameters)  # weights, two moments
-    need = one * (keep + 1) + sum(tensor.numel() * 4 for tensor in parameters)  # one is being written; best/
+    need = one * (keep + 1) + 2 * sum(tensor.numel() * 4 for tensor in parameters)  # one in writing; best/, old and new
+    here = sum(file.stat().st_size for path in list_checkpoints(folder) for file in path.iterdir())
     free = shutil.disk_usage(folder).free
-    if free < need:
+    if free + here < need:
         raise GptwoError(
-            f"The disk has {free / 1e9:.1f} GB free; the checkpoints of this run need {need / 1e9:.1f} GB.",
+            f"The disk has {free / 1e9:.1f} GB free; the checkpoints of this run need {(need - here) / 1e9:.1f} GB.",
             where=folder,
             fix="free space, choose another --out, or lower train.keep_last",
         )

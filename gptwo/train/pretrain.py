@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from gptwo import runtime
+from gptwo.adapt.freeze import freeze
 from gptwo.data.batching import Batch
 from gptwo.data.loader import TokenBlocks
 from gptwo.data.pack import pack
 from gptwo.data.shards import Shards
-from gptwo.errors import UsageError
+from gptwo.errors import DataError, GptwoError, UsageError
 from gptwo.evaluate.language import bytes_of_tokens, score_shards
 from gptwo.generate.engine import Engine
 from gptwo.model import pretrained as models
@@ -21,15 +21,19 @@ from gptwo.model.loss import IGNORE, linear_cross_entropy
 from gptwo.model.pretrained import Pretrained
 from gptwo.recipe import ModelSection, Recipe
 from gptwo.tokenizer import Tokenizer, load_tokenizer
-from gptwo.train.run import open_run, write_environment
+from gptwo.train.checkpoint import check_space
+from gptwo.train.run import open_run, settle, write_environment
 from gptwo.train.track import make_trackers
-from gptwo.train.trainer import Hooks, train
+from gptwo.train.trainer import Hooks, train, unknown_metric
+
+FIGURES = ("loss", "perplexity", "bits_per_byte")
 
 
 class NextToken:
     """The objective of language modelling: every next token, end of text included."""
 
     def loss(self, model: Model, batch: Batch, label_smoothing: float = 0.0) -> torch.Tensor:
+        assert batch.labels is not None
         hidden = model.transformer(batch.ids, batch.positions, batch.documents)
         return linear_cross_entropy(hidden, model.projection.weight, batch.labels, label_smoothing=label_smoothing)
 
@@ -54,42 +58,44 @@ def pretrain(recipe: Recipe, out: str | Path, *, resume: bool = False, overwrite
         Interrupted: stopped by a signal; the run can be resumed.
     """
     options = recipe.train
-    runtime.set_threads(options.threads)
-    device = runtime.pick_device(options.device).value
     if not recipe.data.train:
         raise UsageError("There is no text to train on.", where="data.train", fix='--train "texts/*.txt"')
+    check_validation(recipe)
+    start, tokenizer = start_model(recipe.model, options.seed)
     folder = open_run(out, recipe, resume=resume, overwrite=overwrite)
-    start = start_model(recipe.model, options.seed)
-    tokenizer, model = start.tokenizer, start.model.to(device)
-    torch.manual_seed(options.seed)
-
-    shards = open_shards(recipe.data.train, folder / "shards" / "train", tokenizer, folder)
-    valid = open_shards(recipe.data.valid, folder / "shards" / "valid", tokenizer, folder) if recipe.data.valid else None
+    device, precision = settle(recipe, folder, resume=resume)
+    model = start.model.to(device.value)
+    tuned = freeze(model, recipe.freeze.policy, last=recipe.freeze.last, pattern=recipe.freeze.pattern)
+    check_space(folder, model, options.keep_last)
     block = recipe.data.block_size or model.config.n_positions
     if block > model.config.n_positions:
         raise UsageError(
             f"Rows of {block} tokens do not fit the network's {model.config.n_positions} positions.",
             where="data.block_size",
+            fix=f"data.block_size = {model.config.n_positions}",
         )
+
+    shards = open_shards(recipe.data.train, folder / "shards" / "train", tokenizer, folder)
+    valid = None
+    if recipe.data.valid:
+        valid = open_shards(recipe.data.valid, folder / "shards" / "valid", tokenizer, folder)
+    if valid is not None and valid.tokens < 2:
+        raise DataError("The held-out text is empty.", where=valid.folder)
     source = TokenBlocks(shards, block=block, rows=options.batch_size, seed=options.seed)
-    precision = runtime.pick_precision(options.precision, device).value
     sizes = bytes_of_tokens(tokenizer)
-    write_environment(folder, {"train": shards.manifest.tokens, "valid": valid.manifest.tokens if valid else 0})
+    parts = {"train": shards, **({"valid": valid} if valid else {})}
+    hashes = {name: [file.sha256 for file in part.manifest.shards] for name, part in parts.items()}
+    write_environment(folder, device, precision, hashes, resume=resume)
 
     def evaluate() -> dict[str, float]:
-        score = score_shards(
-            model,
-            valid,
-            sizes,
-            block=block,
-            rows=options.batch_size,
-            limit=options.evaluate_batches,
-            precision=precision,
-        )
-        return score.metrics()
+        assert valid is not None
+        rows, limit = options.batch_size, options.evaluate_batches
+        return score_shards(
+            model, valid, sizes, block=block, rows=rows, limit=limit, precision=precision.value
+        ).metrics()
 
     def sample() -> list[str]:
-        engine = Engine(start, precision=precision)
+        engine = Engine(start, precision=precision.value)
         prompts = options.sample_prompts or [""]
         found = engine.generate(prompts, max_new_tokens=60, temperature=0.8, top_p=0.95, seed=options.seed)
         return [prompt + generation.text for prompt, generation in zip(prompts, found, strict=True)]
@@ -100,32 +106,73 @@ def pretrain(recipe: Recipe, out: str | Path, *, resume: bool = False, overwrite
         save_best=lambda: models.save(start, folder / "best"),
         sample=sample if options.sample_every else None,
     )
+    torch.manual_seed(options.seed)  # of dropout
     with make_trackers(
         recipe.track.trackers, folder, project=recipe.track.project, recipe=recipe.model_dump()
     ) as trackers:
-        train(model, NextToken(), source, recipe=recipe, folder=folder, trackers=trackers, hooks=hooks, resume=resume)
+        outcome = train(
+            model,
+            NextToken(),
+            source,
+            recipe=recipe,
+            folder=folder,
+            trackers=trackers,
+            hooks=hooks,
+            tuned=tuned,
+            precision=precision,
+            resume=resume,
+        )
     if valid is None:
         models.save(start, folder / "best")
-    return models.load(folder / "best", device=device)
+    elif outcome.progress.best is None:
+        raise GptwoError(
+            f"No evaluation gave a number for {hooks.metric!r}, so there is no best model.",
+            where=folder / "events.jsonl",
+            fix="lower optimizer.learning_rate, or look at the text",
+        )
+    return models.load(folder / "best", device=device.value)
 
 
-def start_model(section: ModelSection, seed: int) -> Pretrained:
+def check_validation(recipe: Recipe) -> None:
+    """What is asked of held-out text needs some.
+
+    Raises:
+        UsageError: there is none, or the metric is not one that is measured on it.
+    """
+    options = recipe.train
+    if not recipe.data.valid:
+        asked = [name for name in ("patience", "metric") if getattr(options, name) is not None]
+        if asked:
+            raise UsageError(
+                f"train.{asked[0]} needs held-out text.", where="data.valid", fix='--valid "held-out/*.txt"'
+            )
+    elif options.metric is not None and options.metric not in FIGURES:
+        raise unknown_metric(options.metric, list(FIGURES))
+
+
+def start_model(section: ModelSection, seed: int) -> tuple[Pretrained, Tokenizer]:
     """The model a run starts from: a base, the shape of a base with random weights, a preset, or a size of its own.
 
     Raises:
-        UsageError: no tokenizer, or no size.
+        UsageError: no tokenizer, one that does not fit, or no size.
     """
     if section.base:
-        start = models.load(section.base)
+        start = models.load(section.base, head="language")
         tokenizer = load_tokenizer(section.tokenizer) if section.tokenizer else start.tokenizer
         if tokenizer is None:
             raise UsageError(f"The model {section.base!r} has no tokenizer.", where="model.tokenizer")
         config = start.config if section.dropout is None else start.config.with_dropout(section.dropout)
         if section.random:
-            return models.create(config, tokenizer, seed=seed)
+            return models.create(config, tokenizer, seed=seed), tokenizer
+        if tokenizer.vocab_size > config.vocab_size:
+            raise UsageError(
+                f"The tokenizer has {tokenizer.vocab_size} ids, the model {config.vocab_size} rows for them.",
+                where="model.tokenizer",
+                fix="leave it out, to take the model's own",
+            )
         start.tokenizer = tokenizer
         set_dropout(start, config)
-        return start
+        return start, tokenizer
     if not section.tokenizer:
         raise UsageError(
             "Fresh weights need a tokenizer.",
@@ -133,7 +180,7 @@ def start_model(section: ModelSection, seed: int) -> Pretrained:
             fix="train one: gptwo tokenizer train texts/*.txt --vocab-size 12288 --out tokenizer",
         )
     tokenizer = load_tokenizer(section.tokenizer)
-    return models.create(fresh_config(section, tokenizer), tokenizer, seed=seed)
+    return models.create(fresh_config(section, tokenizer), tokenizer, seed=seed), tokenizer
 
 
 def fresh_config(section: ModelSection, tokenizer: Tokenizer) -> GPT2Config:
