@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from gptwo.model.config import GPT2Config
@@ -30,8 +31,13 @@ class Batch(Protocol):
 class Backend(Protocol):
     """The network on a device, in a precision."""
 
-    config: GPT2Config
-    device: object
+    @property
+    def config(self) -> GPT2Config:
+        """The shape of the network."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the logits lie."""
 
     def prefill(self, contexts: Sequence[Sequence[int]], room: int) -> tuple[Batch, Tensor]:
         """Begin a batch.

@@ -171,8 +171,7 @@ class Engine:
 
     def _prepare(self, prompts: Any, options: dict[str, Any]) -> tuple[SamplingOptions, list[Sequence]]:
         chosen = self.options(**options)
-        drawn = chosen.num_beams == 1 and not chosen.greedy
-        if drawn and chosen.seed is None:
+        if chosen.draws and chosen.seed is None:
             chosen = replace(chosen, seed=secrets.randbelow(2**63))
         for token in chosen.logit_bias or ():
             self.codec.check(token, "logit_bias")
@@ -188,7 +187,7 @@ class Engine:
                         prompt=ids,
                         limit=chosen.new_tokens(len(ids)),
                         transcript=Transcript(self.codec.decoder(), chosen.stop),
-                        key=stream_key(chosen.seed, before + sample) if drawn else 0,
+                        key=stream_key(chosen.seed or 0, before + sample),
                         prompt_index=row,
                         sample_index=sample,
                         source=prompt if isinstance(prompt, str) else None,
@@ -255,7 +254,7 @@ class Engine:
             prompt_index=sequence.prompt_index,
             sample_index=sequence.sample_index,
             prompt_tokens=len(sequence.prompt),
-            seed=options.seed if options.num_beams == 1 and not options.greedy else None,
+            seed=options.seed if options.draws else None,
             score=sequence.score,
             logprobs=list(sequence.logprobs) if options.logprobs else None,
             notices=list(sequence.notices),

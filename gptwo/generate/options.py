@@ -133,6 +133,11 @@ class SamplingOptions:
         """Whether the likeliest token is always taken."""
         return self.temperature == 0 and self.num_beams == 1
 
+    @property
+    def draws(self) -> bool:
+        """Whether tokens are drawn at random."""
+        return self.temperature > 0 and self.num_beams == 1
+
     def new_tokens(self, prompt_tokens: int) -> int:
         """The largest number of new tokens after a prompt of `prompt_tokens` tokens (both limits hold)."""
         limits = [] if self.max_new_tokens is None else [self.max_new_tokens]
