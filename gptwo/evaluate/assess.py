@@ -198,6 +198,8 @@ def assess_multilabel(
     calibration = None
     if said.probabilities is not None:
         calibration = metrics.calibration(_reorder(said, names).ravel(), truth.ravel())
+        note = "Calibration is over all labels of all records: how often a record has a label, by its probability."
+        fields["notes"] = [note, *fields.get("notes", [])]
     return Report(
         **{
             "title": title,

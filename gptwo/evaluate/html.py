@@ -252,6 +252,8 @@ def _examples(report: Report) -> str:
     head = ["text", "gold", "predicted", *(["#confidence"] if sure else []), "where"]
     rows = rows_of([_example(example, sure) for example in report.worst])
     hint = "Test records the tuned system gets wrong, the worst first. Wrong gold labels often show here too."
+    if any(table.startswith("Entit") for table in report.tables):
+        hint += " Entities: only those missed (gold) and those that are not there (predicted)."
     return section("Worst examples", hint, table(head, rows, style="examples"))
 
 

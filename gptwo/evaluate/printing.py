@@ -108,31 +108,32 @@ def _worst(report: Report, count: int):
     from rich.table import Table
     from rich.text import Text
 
+    shown = report.worst[:count]
+    sure = any(example.confidence is not None for example in shown)
     table = Table(
         box=None,
         pad_edge=False,
         padding=(0, 3, 0, 0),
-        title="\nWorst examples (wrong, and most sure)",
+        title="\nWorst examples" + (", the surest first" if sure else ""),
         title_justify="left",
         title_style="bold",
         header_style="dim",
     )
-    for heading, options in (
-        ("row", {"no_wrap": True}),
-        ("gold", {}),
-        ("predicted", {}),
-        ("sure", {"justify": "right"}),
-        ("text", {"ratio": 1}),
-    ):
-        table.add_column(heading, **options)
-    for example in report.worst[:count]:
-        sure = "–" if example.confidence is None else f"{example.confidence:.2f}"
-        text = " ".join(example.text.split())
-        table.add_row(
-            str(example.row or ""),
-            Text(example.gold),
-            Text(example.predicted),
-            sure,
-            Text(text if len(text) <= 160 else text[:159] + "…"),
-        )
+    table.add_column("row", no_wrap=True, justify="right")
+    for heading in ("gold", "predicted"):
+        table.add_column(heading)
+    if sure:
+        table.add_column("confidence", justify="right")
+    table.add_column("text", ratio=1)
+    for example in shown:
+        cells = [str(example.row or ""), Text(_short(example.gold, 60)), Text(_short(example.predicted, 60))]
+        if sure:
+            cells.append("–" if example.confidence is None else f"{example.confidence:.2f}")
+        table.add_row(*cells, Text(_short(example.text, 160)))
     return table
+
+
+def _short(text: str, length: int) -> str:
+    """One line of at most `length` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1] + "…"

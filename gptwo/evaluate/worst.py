@@ -63,21 +63,18 @@ def worst_tagged(
     marks_entities: bool = True,
     count: int = WORST,
 ) -> list[Example]:
-    """The sentences with most errors first (entities missed or invented; tokens where tags mark no entities)."""
+    """The sentences with most errors first.
+
+    Shown are the gold entities that were missed and the predicted ones that are not there; where tags mark no
+    entities, the tokens whose tags differ.
+    """
     errors, shown = [], []
     for tokens, truth, guess in zip(texts, gold, said.labels, strict=True):
         if marks_entities:
-            a, b = set(tagging.entities(truth)), set(tagging.entities(guess))
-            errors.append(len(a ^ b))
-            shown.append(
-                tuple(
-                    "; ".join(
-                        f"{' '.join(tokens[e.start : e.end])} [{e.type}]" for e in sorted(found, key=lambda e: e.start)
-                    )
-                    or "nothing"
-                    for found in (a, b)
-                )
-            )
+            sides = [set(tagging.entities(tags)) for tags in (truth, guess)]
+            missed, invented = (sorted(a - b, key=lambda e: e.start) for a, b in (sides, sides[::-1]))
+            errors.append(len(missed) + len(invented))
+            shown.append((_entity_text(tokens, missed), _entity_text(tokens, invented)))
         else:
             differing = [n for n in range(len(truth)) if truth[n] != guess[n]]
             errors.append(len(differing))
@@ -86,7 +83,7 @@ def worst_tagged(
     sure = said.confidences
     return [
         Example(
-            " ".join(texts[n]),
+            join_tokens(texts[n]),
             *shown[n],
             None if sure is None else float(sure[n]),
             *(sources[n] if sources else ("", n + 1)),
@@ -97,3 +94,16 @@ def worst_tagged(
 
 def _label_text(label: Any) -> str:
     return ", ".join(map(str, label)) or "(none)" if isinstance(label, (list, tuple, set, frozenset)) else str(label)
+
+
+def _entity_text(tokens: Sequence[str], found: Sequence[tagging.Entity]) -> str:
+    return "; ".join(f"{join_tokens(tokens[e.start : e.end])} [{e.type}]" for e in found) or "nothing"
+
+
+def join_tokens(tokens: Sequence[str]) -> str:
+    """Tokens as text: a space between them, but none between two Chinese or Japanese characters."""
+    text = ""
+    for token in tokens:
+        joined = text[-1:] > "\u2e7f" and token[:1] > "\u2e7f"
+        text += token if joined or not text else f" {token}"
+    return text

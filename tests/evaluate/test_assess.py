@@ -19,6 +19,7 @@ from gptwo.evaluate.compression import Compression
 from gptwo.evaluate.metrics import Predictions
 from gptwo.evaluate.report import Sample
 from gptwo.evaluate.verdict import verdicts
+from gptwo.evaluate.worst import join_tokens
 
 FEW = Sampling(resamples=200)
 
@@ -132,8 +133,9 @@ def test_tagging_report_has_entities_and_tokens():
     assert report.tuned.value("entity_recall") == 0.5
     assert [row.name for row in report.tables["Entities"].classes] == ["LOC", "PER"]
     assert [row.name for row in report.tables["Tokens"].classes] == ["B-LOC", "B-PER", "I-LOC", "O"]
-    assert report.worst[0].gold == "New York [LOC]; Ann [PER]"
-    assert report.worst[0].predicted == "New York [LOC]"
+    assert report.worst[0].text == "New York and Ann"
+    assert report.worst[0].gold == "Ann [PER]"  # what was missed
+    assert report.worst[0].predicted == "nothing"  # what was invented
     assert verdicts(report)[0].outcome == "better"
     assert tagging.detect_scheme(report.tuned.predictions) == "IOB2"
 
@@ -170,3 +172,8 @@ def test_language_report_compares_with_compressors():
 def test_the_tuned_system_must_be_there():
     with pytest.raises(UsageError, match="No system is called 'Tuned'"):
         assess_classification(title="T", gold=["a"], texts=["x"], predictions={"tuned": Predictions(["a"])})
+
+
+def test_tokens_are_joined_as_their_script_is_written():
+    assert join_tokens(["New", "York"]) == "New York"
+    assert join_tokens(["我", "爱", "New", "York", "，", "是", "的"]) == "我爱 New York ，是的"
