@@ -2,7 +2,7 @@
 
 `assess.py` makes one from predictions. By hand:
 
-    >>> from gptwo.evaluate import DataFile, Report, System
+    >>> from gptwo.evaluate import DataFile, Interval, Report, System
     >>> report = Report(
     ...     title="Film reviews", task="classify", primary="accuracy", records=1821,
     ...     systems=[
