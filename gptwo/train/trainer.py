@@ -148,6 +148,7 @@ def train(
         raise
     finally:
         model.eval()
+        model.transformer.sparse_embedding_gradient = False
     progress = loop.progress
     trackers.emit("end", progress.step, reason=loop.outcome.reason, best=progress.best, best_step=progress.best_step)
     return loop.outcome
@@ -187,10 +188,14 @@ class _Loop:
         if resume and checkpoints:
             self.progress = load_checkpoint(checkpoints[-1], self.model, self.optimizers, str(self.device))
             self.outcome.progress, self.saved_at = self.progress, self.progress.step
+        if self.device.type == "cpu":
+            runtime.keep_memory()
         if self.options.compile:
             for block in self.model.transformer.h:
                 block.compile()
-        self.model.transformer.gradient_checkpointing = self.options.gradient_checkpointing
+        network = self.model.transformer
+        network.gradient_checkpointing = self.options.gradient_checkpointing
+        network.sparse_embedding_gradient = self.model.head_kind == "language" and self.model.config.tie_word_embeddings
         ceiling = runtime.matmul_rate(self.precision.value, str(self.device))
         self.meter = Meter(self.model, ceiling)
         self.trackers.emit(
