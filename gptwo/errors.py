@@ -5,6 +5,9 @@ The class decides the exit code of the command line; the message is for a person
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from types import ModuleType
+
 
 class GptwoError(Exception):
     """Base of all errors of gptwo (exit code 1: failed while running).
@@ -60,7 +63,7 @@ class Interrupted(GptwoError):
     exit_code = 130
 
 
-def require(package: str, extra: str):
+def require(package: str, extra: str) -> ModuleType:
     """Import an optional package, or raise `MissingError` with the line that installs it.
 
     Args:
@@ -79,10 +82,10 @@ def require(package: str, extra: str):
         ) from error
 
 
-def did_you_mean(word: str, choices) -> str:
+def did_you_mean(word: str, choices: Iterable[object]) -> str:
     """A closing sentence with the nearest of `choices`, or the whole list where none is near."""
     import difflib
 
-    choices = [str(choice) for choice in choices]
-    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
-    return f"Did you mean {near[0]!r}?" if near else f"Choose one of: {', '.join(choices)}."
+    names = [str(choice) for choice in choices]
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return f"Did you mean {near[0]!r}?" if near else f"Choose one of: {', '.join(names)}."
