@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,13 +84,14 @@ def train(
 
     began = time.monotonic()
     with console().status(f"training {vocab_size:,} entries on {len(files):,} files"):
-        tokenizer = train_bpe(
-            (text for file in files for text in pieces(file, held_out=False)),
-            vocab_size,
-            max_bytes=max_bytes,
-            min_frequency=min_frequency,
-            seed=seed,
-        )
+        with _ends_on_interrupt():
+            tokenizer = train_bpe(
+                (text for file in files for text in pieces(file, held_out=False)),
+                vocab_size,
+                max_bytes=max_bytes,
+                min_frequency=min_frequency,
+                seed=seed,
+            )
         tokenizer.save(out)
     seconds = time.monotonic() - began
     measured: dict[str, Compression] = {}
@@ -173,6 +177,20 @@ def inspect(
         _say(f"Decoded it reads differently: {decoded}")
     named = ", ".join(f"{name} {value}" for name, value in about.items() if value is not None and name != "fingerprint")
     _say(f"{named}; fingerprint {tokenizer.fingerprint[:16]}…")
+
+
+@contextmanager
+def _ends_on_interrupt() -> Iterator[None]:
+    """Let Ctrl-C end the process at once (the shell sees 130): the library's training never looks for signals."""
+    before = signal.getsignal(signal.SIGINT)
+    ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
 
 
 def _parse_held_out(values: list[str]) -> tuple[float, list[str]]:

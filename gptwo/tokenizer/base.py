@@ -140,7 +140,8 @@ class Tokenizer:
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids of a text and, for each, the half-open range of characters of `text` it comes from.
 
-        Tokens that share a character (an emoji of several byte-level tokens) share its range.
+        Tokens that share a character (an emoji of several byte-level tokens) share its range. The space that a
+        byte-level token begins with belongs to its range.
         """
         repaired = repair_surrogates(text)
         encoding = self._backend.encode(repaired, add_special_tokens=False)
@@ -179,7 +180,7 @@ class Tokenizer:
 
     # --- identity and disk
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """sha256, in hex, of all that decides the ids; the same for one vocabulary whatever files it came from."""
         content = json.dumps(self._content(), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
@@ -219,7 +220,7 @@ class Tokenizer:
 
     def _forget(self) -> None:
         """Drop everything derived from the vocabulary after it has changed."""
-        for name in ("vocab", "vocab_size", "special_ids", "_recognising", "_table"):
+        for name in ("vocab", "vocab_size", "special_ids", "fingerprint", "_recognising", "_table"):
             self.__dict__.pop(name, None)
 
     def _content(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", sect
 from __future__ import annotations
 
 import codecs
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
 
@@ -52,6 +53,15 @@ class ByteLevelTokenizer(Tokenizer):
     """Byte-level BPE; `decode` turns bytes that are no valid UTF-8 into U+FFFD, `decode_bytes` keeps them."""
 
     kind = "bpe"
+
+    def __init__(self, backend: tokenizers.Tokenizer, *, end_token: str | None = None, start_token: str | None = None):
+        super().__init__(backend, end_token=end_token, start_token=start_token)
+        lacking = [character for character in byte_alphabet().values() if character not in self.vocab]
+        if lacking:
+            warnings.warn(
+                f"This vocabulary lacks {len(lacking)} of the 256 bytes; text that holds them loses them when encoded.",
+                stacklevel=2,
+            )
 
     @cached_property
     def _table(self) -> list[bytes]:

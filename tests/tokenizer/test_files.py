@@ -200,6 +200,14 @@ def test_damage_is_named(saved, name, content, message):
         load_tokenizer(saved / name if name.endswith("tiktoken") else saved)
 
 
+def test_a_vocabulary_without_every_byte_is_told(tmp_path):
+    (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1, "ab": 2}')
+    (tmp_path / "merges.txt").write_text("a b\n")
+    with pytest.warns(UserWarning, match="lacks 254 of the 256 bytes"):
+        tokenizer = load_tokenizer(tmp_path)
+    assert (tokenizer.encode("abc"), tokenizer.end_id, tokenizer.vocab_size) == ([2], None, 3)
+
+
 def test_a_rank_that_no_merge_explains_is_named(small_bpe, tmp_path):
     path = tmp_path / "own.tiktoken"
     write_tiktoken(small_bpe, path)
