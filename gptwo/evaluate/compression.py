@@ -81,7 +81,7 @@ def kneser_ney(train: Any, held_out: Any, *, vocab_size: int, held_out_bytes: in
         held_out_bytes: UTF-8 bytes of the text that `held_out` encodes.
         order: longest n-gram.
 
-    50 million training tokens of a 16k vocabulary take about 3 GB and a few minutes.
+    43 million training tokens of a 12k vocabulary took 3 GB of memory and 90 seconds of one core.
     """
     _check(held_out)
     model = KneserNey.fit(train, vocab_size=vocab_size, order=order)
@@ -95,7 +95,10 @@ def kneser_ney(train: Any, held_out: Any, *, vocab_size: int, held_out_bytes: in
 
 
 def kneser_ney_bytes(train: bytes, held_out: bytes, *, order: int = 5) -> Compression:
-    """An n-gram model over UTF-8 bytes; the vocabulary is the 256 byte values."""
+    """An n-gram model over UTF-8 bytes; the vocabulary is the 256 byte values.
+
+    Training holds about 45 bytes for each byte of text: 100 MB take 4.5 GB.
+    """
     _check(held_out)
     model = KneserNey.fit(np.frombuffer(train, dtype=np.uint8), vocab_size=256, order=order)
     bits = -float(model.log2_probabilities(np.frombuffer(held_out, dtype=np.uint8)).sum())
