@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +18,10 @@ from gptwo.errors import UsageError
 PAD_ID = -1
 """The id of padding. It is no row of the embedding, so it can never be taken for a token of the text."""
 
+PIECE_CHARACTERS = 1 << 16
+GROUP_CHARACTERS = 1 << 20
+
+_SPACE_AFTER_WORD = re.compile(r"(?<=\S)[ \n]")
 _SURROGATES = re.compile("[\ud800-\udbff][\udc00-\udfff]|[\ud800-\udfff]")
 
 
@@ -121,21 +126,23 @@ class Tokenizer:
             text: any string; lone surrogates are replaced (see the class).
             special: recognise special tokens written in the text, e.g. "<|endoftext|>". Only for trusted text.
         """
-        backend = self._recognising if special else self._backend
-        try:
-            return backend.encode(text, add_special_tokens=False).ids
-        except TypeError:
-            return backend.encode(repair_surrogates(text), add_special_tokens=False).ids
+        return self.encode_batch([text], special=special)[0]
 
     def encode_batch(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
-        """Ids of each text, encoded in parallel; equal to `encode` of one after the other."""
+        """Ids of each text, encoded in parallel; equal to `encode` of one after the other.
+
+        Long texts are encoded in parts, so that memory beyond the ids stays within some 200 MB.
+        """
         backend = self._recognising if special else self._backend
-        texts = list(texts)
-        try:
-            encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
-        except TypeError:
-            encodings = backend.encode_batch_fast([repair_surrogates(t) for t in texts], add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        counts, parts = [], []
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(f"text must be str, got {type(text).__name__}")
+            pieces = self._pieces(text) if len(text) > PIECE_CHARACTERS and not special else [text]
+            counts.append(len(pieces))
+            parts += pieces
+        encoded = (ids for group in _groups(parts) for ids in _encode_group(backend, group))
+        return [next(encoded) if count == 1 else list(chain.from_iterable(islice(encoded, count))) for count in counts]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids of a text and, for each, the half-open range of characters of `text` it comes from.
@@ -218,9 +225,28 @@ class Tokenizer:
         backend.encode_special_tokens = False
         return backend
 
+    def _pieces(self, text: str) -> list[str]:
+        """A long text in parts whose ids, joined, are those of the whole; one part where that is not certain."""
+        if not self._parts_at_spaces:
+            return [text]
+        places = [0]
+        while match := _SPACE_AFTER_WORD.search(text, places[-1] + PIECE_CHARACTERS):
+            places.append(match.start())
+        return [text[start:end] for start, end in pairwise([*places, len(text)])]
+
+    @cached_property
+    def _parts_at_spaces(self) -> bool:
+        """Whether no token can reach over the place between a word and the space or newline after it."""
+        rule, added = self._backend.pre_tokenizer, self._backend.get_added_tokens_decoder().values()
+        if any(re.search(r"\s", token.content) for token in added if not token.special):
+            return False
+        if isinstance(rule, tokenizers.pre_tokenizers.ByteLevel):
+            return self._backend.normalizer is None and rule.use_regex and not rule.add_prefix_space
+        return isinstance(rule, tokenizers.pre_tokenizers.BertPreTokenizer)
+
     def _forget(self) -> None:
         """Drop everything derived from the vocabulary after it has changed."""
-        for name in ("vocab", "vocab_size", "special_ids", "fingerprint", "_recognising", "_table"):
+        for name in ("vocab", "vocab_size", "special_ids", "fingerprint", "_recognising", "_parts_at_spaces", "_table"):
             self.__dict__.pop(name, None)
 
     def _content(self) -> dict[str, Any]:
@@ -255,13 +281,33 @@ class Tokenizer:
             raise UsageError(f"Token id {token_id} is not in the vocabulary.", why=f"Ids are 0..{self.vocab_size - 1}.")
 
 
+def _groups(texts: list[str]) -> Iterator[list[str]]:
+    """The texts in groups of about `GROUP_CHARACTERS`: what is encoded at once."""
+    group: list[str] = []
+    size = 0
+    for text in texts:
+        group.append(text)
+        size += len(text)
+        if size >= GROUP_CHARACTERS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _encode_group(backend: tokenizers.Tokenizer, texts: list[str]) -> list[list[int]]:
+    try:
+        encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
+    except TypeError:  # a lone surrogate
+        encodings = backend.encode_batch_fast([repair_surrogates(text) for text in texts], add_special_tokens=False)
+    return [encoding.ids for encoding in encodings]
+
+
 _CHARACTERS = re.compile("[\ud800-\udbff][\udc00-\udfff]|.", re.DOTALL)
 
 
 def repair_surrogates(text: str) -> str:
     """The text as Unicode can express it: surrogate pairs joined, lone surrogates replaced by U+FFFD."""
-    if not isinstance(text, str):
-        raise TypeError(f"text must be str, got {type(text).__name__}")
 
     def character(match: re.Match[str]) -> str:
         found = match.group()

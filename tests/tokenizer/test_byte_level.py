@@ -85,6 +85,25 @@ def test_offsets_point_at_the_characters_a_token_stands_for(bpe, text):
     assert {place for start, end in offsets for place in range(start, end)} == set(range(len(text)))
 
 
+@shared
+@given(texts=st.lists(any_text, max_size=4))
+def test_long_texts_are_encoded_in_parts_with_the_same_ids(either, texts):
+    whole = [either.encode(text) for text in texts]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gptwo.tokenizer.base.PIECE_CHARACTERS", 2)
+        patch.setattr("gptwo.tokenizer.base.GROUP_CHARACTERS", 5)
+        assert either.encode_batch(texts) == whole
+        assert [either.encode(text, special=True) for text in texts] == either.encode_batch(texts, special=True)
+
+
+def test_a_rule_that_reaches_over_spaces_is_not_encoded_in_parts(small_bpe, monkeypatch):
+    tokenizer = pickle.loads(pickle.dumps(small_bpe))
+    tokenizer._backend.add_tokens(["fox jumps"])
+    tokenizer._forget()
+    monkeypatch.setattr("gptwo.tokenizer.base.PIECE_CHARACTERS", 2)
+    assert tokenizer.vocab["fox jumps"] in tokenizer.encode("The quick brown fox jumps over")
+
+
 def test_bytes_that_are_no_text_survive_in_decode_bytes(small_bpe):
     broken = bytes(range(256)) + "好".encode()[:2]
     ids = [small_bpe.vocab[byte_alphabet()[byte]] for byte in broken]
