@@ -52,14 +52,14 @@ def train(
 ) -> None:
     """Train a byte-level BPE on text files, and report bytes per token on held-out text."""
     from gptwo.data.documents import iter_documents
-    from gptwo.data.files import STDIN, expand
+    from gptwo.data.files import STDIN
     from gptwo.data.rejects import Rejects
     from gptwo.tokenizer.sample import split_texts
     from gptwo.tokenizer.train import PIECE_CHARACTERS, Compression, measure, train_bpe
 
     share, held_files = _parse_held_out(held_out or [DEFAULT_HELD_OUT])
-    files = _files_of(inputs, expand)
-    held = _files_of(held_files, expand) if held_files else files if share else []
+    files = _files_of(inputs, format)
+    held = _files_of(held_files, format) if held_files else files if share else []
     if STDIN in files and share:
         raise UsageError(
             "Standard input can be read only once, so no share of it can be held out.",
@@ -213,8 +213,11 @@ def _parse_held_out(values: list[str]) -> tuple[float, list[str]]:
     return (shares[0] if shares else 0.0), files
 
 
-def _files_of(inputs: list[str], expand: Callable[..., list]) -> list[str]:
-    return [file for source in expand(inputs, any_kind=False) for file in source.files]
+def _files_of(inputs: list[str], format: str | None) -> list[str]:
+    """The files that paths, folders and patterns stand for."""
+    from gptwo.data.files import expand
+
+    return [file for source in expand(inputs, any_kind=format is not None) for file in source.files]
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
