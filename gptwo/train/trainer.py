@@ -273,8 +273,8 @@ class _Loop:
                 part = self.objective.loss(self.model, batch, self.options.label_smoothing)
             (part / max(count, 1e-12)).backward()
             loss += part.detach()
-        if recipe.optimizer.l2:
-            moving = [tensor for tensor in self.decayed if tensor.grad is not None]
+        moving = [tensor for tensor in self.decayed if tensor.grad is not None] if recipe.optimizer.l2 else []
+        if moving:
             torch._foreach_add_([tensor.grad for tensor in moving], moving, alpha=recipe.optimizer.l2)
         with_gradient = [tensor for tensor in self.model.parameters() if tensor.grad is not None]
         norm = float(torch.nn.utils.clip_grad_norm_(with_gradient, self.options.clip or math.inf))
