@@ -236,11 +236,12 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """A value as TOML writes it; anything else is the text itself."""
+    """A value as TOML writes it in one line; anything else is the text itself."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = text if "\n" in text else tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    return value if isinstance(value, bool | int | float | str | list | dict) else text  # no key is a date
 
 
 def _put(values: dict[str, Any], key: str, value: Any, where: str) -> None:

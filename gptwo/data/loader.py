@@ -43,7 +43,7 @@ class TokenBlocks:
 
     def __init__(self, shards: Shards, *, block: int, rows: int, seed: int):
         self.shards, self.block, self.rows, self.seed = shards, block, rows, seed
-        self.blocks = (shards.tokens - 1) // block - 1  # one less, so that every offset below a block fits
+        self.blocks = shards.tokens // block - 1  # one less, so that every offset below a block fits
         self.batches_per_epoch = self.blocks // rows
         if self.batches_per_epoch < 1:
             raise DataError(

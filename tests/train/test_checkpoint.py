@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -145,7 +146,7 @@ def test_a_kill_at_any_moment_leaves_whole_checkpoints(tmp_path, trained, same_w
         for number in (2, 3):
             save_checkpoint(folder, old, old_optimizers, Progress(step=number), keep=2)
         step += 1
-        finished = ended_at(step, lambda: save_checkpoint(folder, new, new_optimizers, later, keep=2))
+        finished = ended_at(step, partial(save_checkpoint, folder, new, new_optimizers, later, keep=2))
         names = [path.name for path in list_checkpoints(folder)]
         assert names[:2] in (["step-000002", "step-000003"], ["step-000003", "step-000004"])
         for path in list_checkpoints(folder):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,7 +52,7 @@ def test_a_factor_is_in_0_to_1_and_falls_after_the_warm_up(name, total, warmup, 
     found = curve(name, total, warmup, floor=floor, decay=decay)
     assert all(0 < factor <= 1 or (factor == 0 and floor == 0) for factor in found)
     after = found[warmup:]
-    assert all(later <= earlier + 1e-12 for earlier, later in zip(after, after[1:], strict=False))
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(after))
 
 
 def test_an_unknown_name_is_a_usage_error():
