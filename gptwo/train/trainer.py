@@ -277,7 +277,10 @@ class _Loop:
         if moving:
             torch._foreach_add_([tensor.grad for tensor in moving], moving, alpha=recipe.optimizer.l2)
         with_gradient = [tensor for tensor in self.model.parameters() if tensor.grad is not None]
-        norm = float(torch.nn.utils.clip_grad_norm_(with_gradient, self.options.clip or math.inf))
+        gradient_norm = torch.nn.utils.get_total_norm([tensor.grad for tensor in with_gradient])
+        norm, clip = float(gradient_norm), self.options.clip or math.inf
+        if norm > clip:
+            torch.nn.utils.clip_grads_with_norm_(with_gradient, clip, gradient_norm)
         total = float(loss)
         learning_rate = factor * recipe.optimizer.learning_rate
         if not (math.isfinite(total) and math.isfinite(norm)):
