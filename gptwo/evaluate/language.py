@@ -60,7 +60,9 @@ class TextScore:
 
 
 @torch.inference_mode()
-def score_batches(model: Model, batches: Iterable[Batch], token_bytes: np.ndarray, precision: str = "fp32") -> TextScore:
+def score_batches(
+    model: Model, batches: Iterable[Batch], token_bytes: np.ndarray, precision: str = "fp32"
+) -> TextScore:
     """The cost of batches of running text.
 
     Args:

@@ -167,7 +167,7 @@ def test_writing(tune, texts, tmp_path):
         ("mat: ", "Tuned"),
     }
     assert [event for event in read_events(tmp_path / "run") if event["kind"] == "sample"]
-    assert Engine(tmp_path / "run").generate("mat: ", max_new_tokens=6, temperature=0)[0].text
+    assert Engine(tmp_path / "run").generate("mat: ", max_new_tokens=6, temperature=0)[0].ids
     again = measure(tmp_path / "run", [str(texts)], precision="fp32")
     assert again.tuned.value("bits_per_byte") == pytest.approx(run.report.tuned.value("bits_per_byte"))
     with pytest.raises(UsageError, match=r"language model writes text[\s\S]*gptwo generate"):
