@@ -33,7 +33,7 @@ _MISREAD_CHINESE = re.compile("锟斤拷|烫烫烫|鈥[檚渟檛滄斺]")
 def misread(text: str) -> tuple[str, str] | None:
     """The first place where UTF-8 was once read as another encoding, as (what stands there, what it was); else None."""
     for found in _MISREAD.finditer(text):
-        if len(found.group()) == 2 and found.group()[0] not in "ÂÃ" and found.group()[1] in _CLOSING:
+        if len(found.group()) == 2 and found.group()[0] not in "ÂÃÐÑ" and found.group()[1] in _CLOSING:
             continue  # a letter before a quotation mark or a dash, as in „Ä”
         raw = bytearray()
         for character in found.group():
