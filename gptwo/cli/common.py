@@ -59,11 +59,32 @@ def parse_columns(text: str | None) -> dict[str, str] | None:
     return found
 
 
-def check_gate(report: Any, gate: str | None) -> None:
-    """Hold a report against `--fail-under metric=value`.
+def parse_gate(text: str | None) -> tuple[str, float] | None:
+    """`--fail-under metric=value`, read before the work begins.
 
     Raises:
-        UsageError: not of that form, or the report has no such metric.
+        UsageError: not of that form, or no metric of that name.
+    """
+    from gptwo.errors import UsageError, did_you_mean
+    from gptwo.evaluate.metric_names import METRICS
+
+    if text is None:
+        return None
+    name, _, limit = text.partition("=")
+    try:
+        bound = float(limit)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is not metric=value.", where="--fail-under", fix="accuracy=0.9") from error
+    if name.partition("/")[0] not in METRICS:
+        raise UsageError(f"There is no metric {name!r}.", where="--fail-under", fix=did_you_mean(name, METRICS))
+    return name, bound
+
+
+def check_gate(report: Any, gate: tuple[str, float] | None) -> None:
+    """Hold a report against what `parse_gate` gave.
+
+    Raises:
+        UsageError: the report has no such metric.
         GateError: the tuned model is worse (for losses: higher) than the value.
     """
     from gptwo.errors import GateError, UsageError, did_you_mean
@@ -71,16 +92,11 @@ def check_gate(report: Any, gate: str | None) -> None:
 
     if gate is None:
         return
-    name, _, limit = gate.partition("=")
-    try:
-        bound = float(limit)
-    except ValueError as error:
-        raise UsageError(f"{gate!r} is not metric=value.", where="--fail-under", fix="accuracy=0.9") from error
-    value = report.tuned.value(name)
+    name, bound = gate
+    value = report.tuned.value(name) if report.tuned else None
     if value is None:
-        raise UsageError(
-            f"The report has no metric {name!r}.", where="--fail-under", fix=did_you_mean(name, report.tuned.metrics)
-        )
+        names = list(report.tuned.metrics) if report.tuned else []
+        raise UsageError(f"The report has no value of {name!r}.", where="--fail-under", fix=did_you_mean(name, names))
     higher = metric_name(name).higher_is_better
     if value < bound if higher else value > bound:
         raise GateError(f"{name} is {value:.4f}, {'below' if higher else 'above'} {bound}.", where="--fail-under")

@@ -24,12 +24,13 @@ def evaluate(
 ) -> None:
     """Measure a model: a task's metrics on records, or perplexity and bits per byte on text."""
     from gptwo import runtime
-    from gptwo.cli.common import check_gate, console, parse_columns, print_json
+    from gptwo.cli.common import check_gate, console, parse_columns, parse_gate, print_json
     from gptwo.errors import UsageError
     from gptwo.train.apply import measure
 
     if not model:
         raise UsageError("Which model shall be measured?", where="--model", fix="gptwo evaluate --model DIR data.jsonl")
+    gate = parse_gate(fail_under)
     runtime.set_threads(threads)
     report = measure(
         model, data, columns=parse_columns(columns), format=format, stride=stride, device=device, precision=precision
@@ -40,4 +41,4 @@ def evaluate(
         print_json(report.to_dict())
     else:
         report.print(console())
-    check_gate(report, fail_under)
+    check_gate(report, gate)

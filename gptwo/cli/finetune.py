@@ -42,10 +42,11 @@ def finetune(
     json: Annotated[bool, typer.Option("--json", help="print the report as JSON on stdout")] = False,
 ) -> None:
     """Tune a model for a task; report it before and after, beside cheap baselines."""
-    from gptwo.cli.common import check_gate, console, parse_columns, print_json
+    from gptwo.cli.common import check_gate, console, parse_columns, parse_gate, print_json
     from gptwo.recipe import parse_assignments
     from gptwo.train.finetune import finetune as run
 
+    gate = parse_gate(fail_under)
     settings = {
         "data.columns": parse_columns(columns),
         "data.format": format,
@@ -85,4 +86,4 @@ def finetune(
             soft_wrap=True,
             markup=False,
         )
-    check_gate(done.report, fail_under)
+    check_gate(done.report, gate)

@@ -32,7 +32,7 @@ def pretrain(
     from gptwo.cli.common import console, print_json
     from gptwo.recipe import load_recipe, parse_assignments
     from gptwo.train.pretrain import pretrain as run
-    from gptwo.train.run import begun_recipe
+    from gptwo.train.run import begun_recipe, nothing_to_resume
 
     flags = {
         "data.train": train,
@@ -49,7 +49,10 @@ def pretrain(
         "train.threads": threads,
         **parse_assignments(set_ or []),
     }
-    resolved = load_recipe(recipe or begun_recipe(out, resume=resume), flags)
+    given = recipe or begun_recipe(out, resume=resume)
+    if resume and given is None and train is None:
+        raise nothing_to_resume(out)
+    resolved = load_recipe(given, flags)
     model = run(resolved, out, resume=resume, overwrite=overwrite)
     if json:
         print_json({"run": str(out), "model": str(model.folder), **model.info})

@@ -49,6 +49,10 @@ class Task(ABC):
             DataError: the records cannot teach this task; names file and row.
         """
 
+    def group(self, record: Record) -> str:
+        """What a share of the records should have in proportion; nothing, unless a task says so."""
+        return ""
+
     @abstractmethod
     def encode(
         self, record: Record, tokenizer: Tokenizer, max_length: int, index: int = 0, *, target: bool = True

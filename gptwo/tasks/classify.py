@@ -85,6 +85,9 @@ class Classify(Task):
         elif isinstance(self.class_weights, Mapping):
             self.weights = torch.tensor([float(self.class_weights.get(label, 1.0)) for label in self.labels])
 
+    def group(self, record: Record) -> str:
+        return " ".join(sorted(self._labels_of(record)))
+
     @property
     def binary(self) -> bool:
         """Whether one of two labels is to be chosen."""

@@ -28,7 +28,7 @@ from gptwo.tokenizer import Tokenizer, load_tokenizer
 from gptwo.train.checkpoint import check_space
 from gptwo.train.parts import CountedRejects, notes_of, read_parts
 from gptwo.train.pretrain import set_dropout
-from gptwo.train.run import begun_recipe, open_run, settle, write_environment
+from gptwo.train.run import begun_recipe, nothing_to_resume, open_run, settle, write_environment
 from gptwo.train.track import make_trackers
 from gptwo.train.trainer import Hooks, Outcome, unknown_metric
 from gptwo.train.trainer import train as train_model
@@ -94,6 +94,8 @@ def finetune(
         GptwoError: training failed; the message says why.
     """
     given = recipe if recipe is not None else begun_recipe(out, resume=resume)
+    if resume and given is None and model is None:
+        raise nothing_to_resume(out)
     recipe = resolve(given, model, task, {"train": train, "valid": valid, "test": test}, settings)
     if recipe.model.base is None and not isinstance(model, Pretrained):
         raise UsageError("There is no model to start from.", where="model.base", fix="--model gptwo-mini")

@@ -85,7 +85,7 @@ def read_part(name: str, data: DataSection, task: Task, rejects: CountedRejects)
 def read_parts(data: DataSection, task: Task, rejects: CountedRejects, seed: int) -> dict[str, Part]:
     """Train, valid and, where it is given, test. The task learns its labels here, from all of data.train.
 
-    Without data.valid a share of the training records is set aside at random.
+    Without data.valid a share of the training records is set aside at random, from every label in proportion.
 
     Raises:
         DataError: as `read_part`; or too few records.
@@ -99,10 +99,11 @@ def read_parts(data: DataSection, task: Task, rejects: CountedRejects, seed: int
         count = len(train.records)
         if count < 2:
             raise DataError("One record is too few to set some aside.", where=data.train[0], fix="give --valid")
-        shuffled = order.sample(train.records, count)
         size = min(count - 1, max(1, round(data.valid_share * count)))
-        parts["valid"] = Part("valid", shuffled[:size], [], [])
-        train.records = shuffled[size:]
+        grouped = sorted(order.sample(train.records, count), key=task.group)  # at random within a group
+        chosen = {int((i + 0.5) * count / size) for i in range(size)}  # spread evenly over the groups
+        parts["valid"] = Part("valid", [grouped[i] for i in sorted(chosen)], [], [])
+        train.records = [record for i, record in enumerate(grouped) if i not in chosen]
     return {name: parts[name] for name in ("train", "valid", "test") if name in parts}
 
 

@@ -113,6 +113,13 @@ def begun_recipe(out: str | Path, *, resume: bool) -> Path | None:
     return path if resume and path.is_file() else None
 
 
+def nothing_to_resume(out: str | Path) -> UsageError:
+    """The error of --resume, with nothing else given, where no run was begun."""
+    return UsageError(
+        "There is no run to go on with.", where=out, why="it has no recipe.toml", fix="check --out, or begin a run"
+    )
+
+
 def settle(recipe: Recipe, folder: Path, *, resume: bool) -> tuple[Choice, Choice]:
     """Choose device, precision and threads; a resumed run keeps what it began with, unless it is told otherwise.
 
@@ -179,5 +186,8 @@ def file_hash(path: Path) -> str:
 def write_text(path: Path, text: str) -> None:
     """Write a small file so that a kill leaves the old one or the new one."""
     scratch = path.with_name(f"{path.name}.writing")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        os.replace(scratch, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
