@@ -89,6 +89,8 @@ def commands(page: Path) -> Iterator[tuple[int, list[str]]]:
                 if word not in ("|", ">", "<", "&&"):
                     words.append(word)
                     continue
+                while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                    words = words[1:]
                 if words[:1] == ["gptwo"]:
                     yield first, words[1:]
                 words = []
