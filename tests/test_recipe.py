@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -180,3 +181,10 @@ def test_every_key_says_what_it_is():
     for field in Recipe.model_fields.values():
         for key, info in field.annotation.model_fields.items():
             assert info.description, key
+
+
+def test_the_recipes_to_copy_can_be_read():
+    recipes = sorted((Path(__file__).parents[1] / "recipes").rglob("*.toml"))
+    assert recipes
+    for path in recipes:
+        load_recipe(path, environment={})

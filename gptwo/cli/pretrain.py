@@ -30,6 +30,7 @@ def pretrain(
 ) -> None:
     """Train a language model on text, from fresh weights or going on from a model."""
     from gptwo.cli.common import console, print_json
+    from gptwo.evaluate.report import read_report
     from gptwo.recipe import load_recipe, parse_assignments
     from gptwo.train.pretrain import pretrain as run
     from gptwo.train.run import begun_recipe, nothing_to_resume
@@ -57,6 +58,8 @@ def pretrain(
     if json:
         print_json({"run": str(out), "model": str(model.folder), **model.info})
     else:
+        if (out / "report.json").is_file():
+            read_report(out).print(console())
         console().print(
             f'\nmodel: {model.folder}\ntry it: gptwo generate --model {out} "a prompt"', soft_wrap=True, markup=False
         )

@@ -40,6 +40,7 @@ class Part:
     records: list[Record]
     files: list[DataFile]
     examples: list[Example]
+    max_length: int = 0
     tokens_cut: int = 0
     records_cut: int = 0
 
@@ -50,6 +51,7 @@ class Part:
             for index, record in enumerate(self.records)
             for example in task.encode(record, tokenizer, max_length, index)
         ]
+        self.max_length = max_length
         self.tokens_cut = sum(example.truncated for example in self.examples)
         self.records_cut = len({example.index for example in self.examples if example.truncated})
 
@@ -114,8 +116,8 @@ def notes_of(parts: dict[str, Part], rejects: Rejects) -> list[str]:
     if not parts["valid"].files:
         notes.append("The validation records were set aside from the training data at random.")
     notes += [
-        f"{part.name}: {part.records_cut:,} of {len(part.records):,} records were longer than the network takes; "
-        f"{part.tokens_cut:,} tokens were cut out of them."
+        f"{part.name}: {part.records_cut:,} of {len(part.records):,} records are longer than {part.max_length:,} "
+        f"tokens; {part.tokens_cut:,} tokens were cut out of them."
         for part in parts.values()
         if part.records_cut
     ]

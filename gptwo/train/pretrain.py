@@ -13,17 +13,19 @@ from gptwo.data.pack import pack
 from gptwo.data.shards import Shards
 from gptwo.errors import DataError, GptwoError, UsageError
 from gptwo.evaluate.language import bytes_of_tokens, score_shards
+from gptwo.evaluate.report import Report, System, load_events
+from gptwo.evaluate.report import Sample as SampleText
 from gptwo.generate.engine import Engine
 from gptwo.model import pretrained as models
 from gptwo.model.config import GPT2Config, preset
 from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE, linear_cross_entropy
 from gptwo.model.pretrained import Pretrained
-from gptwo.recipe import ModelSection, Recipe
+from gptwo.recipe import ModelSection, Recipe, TrainSection
 from gptwo.tokenizer import Tokenizer, load_tokenizer
 from gptwo.train.checkpoint import check_space
 from gptwo.train.run import open_run, settle, write_environment
-from gptwo.train.track import make_trackers
+from gptwo.train.track import make_trackers, read_events
 from gptwo.train.trainer import Hooks, train, unknown_metric
 
 FIGURES = ("loss", "perplexity", "bits_per_byte")
@@ -46,7 +48,7 @@ def pretrain(recipe: Recipe, out: str | Path, *, resume: bool = False, overwrite
 
     Args:
         recipe: model, data.train (text files, folders or token shards), data.valid, train and the rest.
-        out: the run folder; the best model is in out/best.
+        out: the run folder; the best model is in out/best, and with data.valid a report beside it.
         resume: go on from the newest checkpoint of `out`.
         overwrite: start anew in a used folder.
 
@@ -85,9 +87,9 @@ def pretrain(recipe: Recipe, out: str | Path, *, resume: bool = False, overwrite
     sizes = bytes_of_tokens(tokenizer)
     parts = {"train": shards, **({"valid": valid} if valid else {})}
     hashes = {name: [file.sha256 for file in part.manifest.shards] for name, part in parts.items()}
-    write_environment(folder, device, precision, hashes, resume=resume)
+    machine = write_environment(folder, device, precision, hashes, resume=resume)
 
-    def evaluate() -> dict[str, float]:
+    def evaluate(model: Model = model) -> dict[str, float]:
         assert valid is not None
         rows, limit = options.batch_size, options.evaluate_batches
         return score_shards(
@@ -130,7 +132,38 @@ def pretrain(recipe: Recipe, out: str | Path, *, resume: bool = False, overwrite
             where=folder / "events.jsonl",
             fix="lower optimizer.learning_rate, or look at the text",
         )
-    return models.load(folder / "best", device=device.value)
+    best = models.load(folder / "best", device=device.value)
+    if valid is not None:
+        progress = outcome.progress
+        report = Report(
+            f"pretraining on {progress.tokens:,} tokens",
+            "language",
+            "bits_per_byte",
+            [System("Trained", evaluate(best.model), "tuned")],
+            events=load_events(folder / "events.jsonl"),
+            samples=samples_of(read_events(folder)),
+            notes=[
+                f"Measured on {held_out(valid, block, options)} of held-out text; {valid.tokens:,} tokens there are.",
+                f"The best checkpoint is that of step {progress.best_step:,}, by {hooks.metric}.",
+            ],
+            recipe=recipe.model_dump(exclude_none=True),
+            machine=machine,
+        )
+        report.write(folder)
+    return best
+
+
+def held_out(valid: Shards, block: int, options: TrainSection) -> str:
+    """How much of the held-out text an evaluation reads."""
+    blocks = max(1, (valid.tokens - 1) // block)
+    read = min(blocks, (options.evaluate_batches or blocks) * options.batch_size)
+    return f"{read:,} blocks of {block:,} tokens" + (", spread evenly," if read < blocks else "")
+
+
+def samples_of(events: list[dict]) -> list[SampleText]:
+    """What the model wrote on the way, the last samples only."""
+    found = [event for event in events if event["kind"] == "sample"][-1:]
+    return [SampleText("", text, step=event["step"]) for event in found for text in event["texts"]]
 
 
 def check_validation(recipe: Recipe) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,7 +25,7 @@ from gptwo import runtime
 from gptwo.adapt.freeze import thaw
 from gptwo.data.batching import Batch
 from gptwo.data.loader import BatchSource, Loader
-from gptwo.errors import GptwoError, Interrupted, UsageError, did_you_mean
+from gptwo.errors import GptwoError, Interrupted, MissingError, UsageError, did_you_mean
 from gptwo.model.heads import Model
 from gptwo.recipe import OptimizerSection, Recipe
 from gptwo.runtime import Choice
@@ -191,6 +193,7 @@ class _Loop:
         if self.device.type == "cpu":
             runtime.keep_memory()
         if self.options.compile:
+            check_compiler(self.device.type)
             for block in self.model.transformer.h:
                 block.compile()
         network = self.model.transformer
@@ -379,6 +382,20 @@ def optimizers_of(section: OptimizerSection, model: Model) -> list[torch.optim.O
         muon_learning_rate=section.muon_learning_rate,
         layer_decay=section.layer_decay,
     )
+
+
+def check_compiler(device: str) -> None:
+    """torch.compile writes C++ for a CPU.
+
+    Raises:
+        MissingError: no compiler was found.
+    """
+    if device == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
+        raise MissingError(
+            "train.compile needs a C++ compiler, and none was found.",
+            where="train.compile",
+            fix="install one (apt install g++), or leave train.compile out",
+        )
 
 
 def unknown_metric(name: str, names: list[str]) -> UsageError:

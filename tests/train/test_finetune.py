@@ -307,7 +307,7 @@ def test_texts_too_long_are_noted(tune, tmp_path):
     tokenizer = run.model.tokenizer
     cut = len(tokenizer.encode("the cat sat " * 31)) - run.model.config.n_positions
     assert [note for note in run.report.notes if "longer" in note] == [
-        f"{part}: 1 of 9 records were longer than the network takes; {cut:,} tokens were cut out of them."
+        f"{part}: 1 of 9 records are longer than 48 tokens; {cut:,} tokens were cut out of them."
         for part in ("train", "valid", "test")
     ]
 

@@ -10,6 +10,7 @@ import pytest
 
 import gptwo
 from gptwo.errors import DataError, GptwoError, UsageError
+from gptwo.evaluate.report import read_report
 from gptwo.generate.engine import Engine
 from gptwo.model.pretrained import load
 from gptwo.recipe import load_recipe
@@ -53,6 +54,10 @@ def test_text_becomes_a_language_model(recipe, tmp_path):
     evaluations = [event["metrics"] for event in events if event["kind"] == "eval"]
     assert evaluations[-1].keys() == {"loss", "perplexity", "bits_per_byte"}
     assert evaluations[-1]["loss"] < evaluations[0]["loss"]
+    report = read_report(run)
+    assert report.tuned.value("loss") == pytest.approx(min(found["loss"] for found in evaluations), rel=1e-5)
+    assert "pretraining on 192 tokens" in (run / "report.html").read_text()
+    assert [sample.step for sample in report.samples] == [6, 6]
     (sample,) = [event for event in events if event["kind"] == "sample"]
     assert [text[:1] for text in sample["texts"]] == ["t", "猫"]
     environment = json.loads((run / "environment.json").read_text())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gptwo.data.batching import Batch
-from gptwo.errors import GptwoError, Interrupted, UsageError
+from gptwo.errors import GptwoError, Interrupted, MissingError, UsageError
 from gptwo.model.loss import IGNORE
 from gptwo.train.checkpoint import list_checkpoints
 from gptwo.train.pretrain import NextToken
@@ -455,6 +455,14 @@ def test_the_start_event_says_what_is_going_to_happen(case):
     assert step["share_of_ceiling"] > 0
     assert step["peak_memory_bytes"] > 1e6
     assert step["epoch"] == 2.0
+
+
+def test_compiling_without_a_compiler_is_told_at_once(case, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    run = case(train__compile=True)
+    with pytest.raises(MissingError, match=r"needs a C\+\+ compiler[\s\S]*leave train\.compile out"):
+        run.run()
+    assert run.losses == {}
 
 
 @pytest.mark.slow
