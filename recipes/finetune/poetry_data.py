@@ -1,4 +1,4 @@
-"""Records of 宋词 for the recipe poetry.toml: title (词牌), author, text.
+"""Records of 宋词 for the recipe language-poetry.toml: title (词牌), author, text.
 
     python recipes/finetune/poetry_data.py DATA/chinese_poetry OUT
 
