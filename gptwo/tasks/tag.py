@@ -7,6 +7,7 @@ Improves Language Model Embeddings").
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
 from gptwo.tasks.base import Task, autocast, length_batches
 from gptwo.tokenizer import Tokenizer
+
+CJK = "\u2e80-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff"  # in a regular expression
 
 
 class Tag(Task):
@@ -243,10 +246,20 @@ def encode_words(tokenizer: Tokenizer, words: Sequence[str]) -> list[list[int]]:
 def is_cjk(character: str) -> bool:
     """Whether a character is written without spaces: Chinese characters and full-width punctuation, kana.
 
-    >>> is_cjk("中"), is_cjk("，"), is_cjk("a")
-    (True, True, False)
+    >>> is_cjk("中"), is_cjk("，"), is_cjk("a"), is_cjk("")
+    (True, True, False, False)
     """
-    return bool(character) and ("\u2e80" <= character <= "\u9fff" or "\uf900" <= character <= "\uffef")
+    return re.fullmatch(f"[{CJK}]", character) is not None
+
+
+def words_of(text: str) -> list[str]:
+    """A running text as data with tags are usually split: Chinese characters and punctuation each alone.
+
+    >>> words_of("Anna lives in (East) Berlin."), words_of("小明去NBA了。")
+    (['Anna', 'lives', 'in', '(', 'East', ')', 'Berlin', '.'], ['小', '明', '去', 'NBA', '了', '。'])
+    """
+    letter = rf"[^\W_{CJK}]"
+    return re.findall(rf"{letter}(?:[^\s{CJK}]*{letter})?|\S", text)
 
 
 def split_points(lengths: Sequence[int], room: int) -> list[int]:

@@ -17,14 +17,15 @@ from gptwo.model.pretrained import Pretrained
 from gptwo.tasks import restore_task
 from gptwo.tasks.base import Task
 from gptwo.tasks.language import Language
+from gptwo.tasks.tag import words_of
 from gptwo.tokenizer import Tokenizer
 
 TEXT_ENDINGS = (".txt", ".md", ".txt.gz", ".txt.zst", ".txt.xz")
 
 
 def records_of_texts(texts: Sequence[str]) -> list[Record]:
-    """Plain texts as records; a text is also its tokens, parted by white space."""
-    return [Record({"text": text, "tokens": text.split() or [text]}, "<text>", i) for i, text in enumerate(texts, 1)]
+    """Plain texts as records; a text is also its words."""
+    return [Record({"text": text, "tokens": words_of(text)}, "<text>", i) for i, text in enumerate(texts, 1)]
 
 
 def predict(

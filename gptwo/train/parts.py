@@ -40,6 +40,7 @@ class Part:
     records: list[Record]
     files: list[DataFile]
     examples: list[Example]
+    limited_from: int = 0
     max_length: int = 0
     tokens_cut: int = 0
     records_cut: int = 0
@@ -96,6 +97,7 @@ def read_parts(data: DataSection, task: Task, rejects: CountedRejects, seed: int
     train, order = parts["train"], random.Random(seed)
     task.fit(train.records)
     if data.limit and data.limit < len(train.records):
+        train.limited_from = len(train.records)
         train.records = order.sample(train.records, data.limit)
     if "valid" not in parts:
         count = len(train.records)
@@ -113,6 +115,8 @@ def notes_of(parts: dict[str, Part], rejects: Rejects) -> list[str]:
     """What a reader must know about the data."""
     counts = ", ".join(f"{len(part.records):,} {part.name}" for part in parts.values())
     notes = [f"Records: {counts}."]
+    if parts["train"].limited_from:
+        notes.append(f"data.limit: of {parts['train'].limited_from:,} training records some were taken at random.")
     if not parts["valid"].files:
         notes.append("The validation records were set aside from the training data at random.")
     notes += [

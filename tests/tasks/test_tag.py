@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gptwo.data.batching import collate
 from gptwo.errors import DataError, UsageError
 from gptwo.model.loss import IGNORE
-from gptwo.tasks.tag import Tag, encode_words, split_points
+from gptwo.tasks.tag import Tag, encode_words, split_points, words_of
 
 SENTENCE = ["Anna", "lives", "in", "New", "York", "."]
 TAGS = ["I-PER", "O", "O", "I-LOC", "I-LOC", "O"]
@@ -100,6 +100,27 @@ def test_chinese_characters_are_encoded_without_spaces(tokenizer, chinese):
     words = ["猫", "坐", "在", "垫子", "，", "the", "cat"]
     assert tokenizer.decode(flat(encode_words(tokenizer, words))) == "猫坐在垫子， the cat"
     assert flat(encode_words(chinese, words)) == chinese.encode("猫坐在垫子，the cat")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", []),
+        (" \n", []),
+        ("don't e-mail U.N. envoys!", ["don't", "e-mail", "U.N", ".", "envoys", "!"]),
+        ("3.14 (about)", ["3.14", "(", "about", ")"]),
+        ("我爱𠮷野家，ＡＢ", ["我", "爱", "𠮷", "野", "家", "，", "Ａ", "Ｂ"]),
+        ("去New York吧", ["去", "New", "York", "吧"]),
+        ("😀 ok…", ["😀", "ok", "…"]),
+    ],
+)
+def test_running_text_falls_into_words(text, words):
+    assert words_of(text) == words
+
+
+@given(st.text(max_size=40))
+def test_words_lose_nothing_but_white_space(text):
+    assert "".join(words_of(text)) == "".join(text.split())
 
 
 def test_a_word_without_a_token_gets_one(tokenizer):

@@ -316,6 +316,7 @@ def test_a_limit_takes_records_at_random(tune, labelled):
     run = tune("classify", train=labelled / "train.jsonl", data__limit=10, train__epochs=1, train__batch_size=1)
     assert run.outcome.progress.step == 9
     assert any("Records: 9 train, 1 valid" in note for note in run.report.notes)
+    assert any("of 48 training records some were taken" in note for note in run.report.notes)
 
 
 def test_a_label_only_in_the_records_set_aside_is_known(tune, tmp_path):
