@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gptwo.cli.common import console, print_json
+from gptwo.cli.common import console, parse_columns, print_json
 
 FormatOption = Annotated[
     str | None, typer.Option(help="Format of the files, where their names do not tell it: txt, csv, jsonl, …")
@@ -21,27 +21,6 @@ ColumnsOption = Annotated[
         help="Our names and their columns, e.g. text=review,label=y; by index without a header: text=1,label=0."
     ),
 ]
-
-
-def parse_columns(text: str | None) -> dict[str, str] | None:
-    """The map that `--columns a=b,c=d` means.
-
-    Raises:
-        UsageError: a part without "=".
-    """
-    if not text:
-        return None
-    from gptwo.errors import UsageError
-
-    columns = {}
-    for part in text.split(","):
-        name, mark, column = part.partition("=")
-        if not mark or not name.strip() or not column.strip():
-            raise UsageError(
-                f"{part!r} maps no column.", where="--columns", fix="Write our_name=their_column, parted by commas."
-            )
-        columns[name.strip()] = column.strip()
-    return columns
 
 
 def pack(

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from gptwo.cli.common import console, print_json
-from gptwo.cli.data import ColumnsOption, EncodingOption, FormatOption, JsonOption, parse_columns
+from gptwo.cli.common import console, parse_columns, print_json
+from gptwo.cli.data import ColumnsOption, EncodingOption, FormatOption, JsonOption
 
 TEXT_DOCUMENTS = 100_000
 

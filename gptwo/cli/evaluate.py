@@ -14,6 +14,7 @@ def evaluate(
     model: Annotated[str, typer.Option(help="a run folder, a model folder or a name")] = "",
     columns: Annotated[Text, typer.Option(help="our name = theirs: text=review,label=stars")] = None,
     format: Annotated[Text, typer.Option(help="csv, tsv, jsonl, json, parquet, conll, label-first")] = None,
+    encoding: Annotated[str, typer.Option(help="of the records' files, e.g. gb18030")] = "utf-8-sig",
     stride: Annotated[Count, typer.Option(help="running text: new tokens of each window")] = None,
     out: Annotated[File, typer.Option(help="write report.json and report.html into this folder")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
@@ -33,7 +34,14 @@ def evaluate(
     gate = parse_gate(fail_under)
     runtime.set_threads(threads)
     report = measure(
-        model, data, columns=parse_columns(columns), format=format, stride=stride, device=device, precision=precision
+        model,
+        data,
+        columns=parse_columns(columns),
+        format=format,
+        encoding=encoding,
+        stride=stride,
+        device=device,
+        precision=precision,
     )
     if out is not None:
         report.write(out)

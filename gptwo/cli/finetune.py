@@ -24,6 +24,7 @@ def finetune(
     out: Annotated[Path, typer.Option(help="run folder")] = Path("runs/finetune"),
     columns: Annotated[Text, typer.Option(help="our name = theirs: text=review,label=stars")] = None,
     format: Annotated[Text, typer.Option(help="csv, tsv, jsonl, json, parquet, conll, label-first")] = None,
+    encoding: Annotated[Text, typer.Option(help="of the records' files, e.g. gb18030")] = None,
     epochs: Annotated[Number, typer.Option(help="passes over the training data")] = None,
     steps: Annotated[Count, typer.Option(help="optimizer steps, instead of epochs")] = None,
     batch_size: Annotated[Count, typer.Option(help="records in a micro-batch")] = None,
@@ -50,6 +51,7 @@ def finetune(
     settings = {
         "data.columns": parse_columns(columns),
         "data.format": format,
+        "data.encoding": encoding,
         "data.strict": strict or None,
         "train.epochs": epochs,
         "train.steps": steps,

@@ -15,6 +15,7 @@ def predict(
     file: Annotated[File, typer.Option(help="records instead of texts: csv, tsv, jsonl, parquet, conll …")] = None,
     columns: Annotated[Text, typer.Option(help="our name = theirs: text=review")] = None,
     format: Annotated[Text, typer.Option(help="csv, tsv, jsonl, json, parquet, conll, label-first")] = None,
+    encoding: Annotated[str, typer.Option(help="of the records' files, e.g. gb18030")] = "utf-8-sig",
     out: Annotated[File, typer.Option(help="write JSON lines here instead of stdout")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, bf16, fp32")] = "auto",
@@ -41,7 +42,15 @@ def predict(
         source: object = file
     else:
         source = records_of_texts(texts if texts and texts != ["-"] else lines_of(sys.stdin.buffer))
-    found = run(model, source, columns=parse_columns(columns), format=format, device=device, precision=precision)
+    found = run(
+        model,
+        source,
+        columns=parse_columns(columns),
+        format=format,
+        encoding=encoding,
+        device=device,
+        precision=precision,
+    )
     lines = [codec.dumps(row, ensure_ascii=False) for row in found]
     if out is not None:
         write_text(out, "".join(f"{line}\n" for line in lines))

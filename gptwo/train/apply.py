@@ -8,6 +8,7 @@ from typing import Any
 
 from gptwo import runtime
 from gptwo.data.documents import iter_documents
+from gptwo.data.files import expand
 from gptwo.data.sources import Record, Rejects, read_records
 from gptwo.errors import DataError, UsageError
 from gptwo.evaluate.language import score_texts
@@ -34,6 +35,7 @@ def predict(
     *,
     columns: Mapping[str, str] | None = None,
     format: str | None = None,
+    encoding: str = "utf-8-sig",
     device: str = "auto",
     precision: str = "auto",
 ) -> list[dict[str, Any]]:
@@ -57,7 +59,7 @@ def predict(
     if isinstance(task, Language):
         raise UsageError("A language model writes text.", where=model, fix=f'gptwo generate --model {model} "prompt"')
     if isinstance(source, str | Path):
-        records = records_of_files([source], loaded, task, task.inputs, columns, format)
+        records = records_of_files([source], loaded, task, task.inputs, columns, format, encoding)
     else:
         records = list(source)
     tokenizer = tokenizer_of(loaded)
@@ -82,6 +84,7 @@ def measure(
     *,
     columns: Mapping[str, str] | None = None,
     format: str | None = None,
+    encoding: str = "utf-8-sig",
     stride: int | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -95,9 +98,10 @@ def measure(
     kind = runtime.pick_precision(precision, place).value
     loaded = models.load(model, device=place)
     machine = runtime.describe_machine()
-    if loaded.model.head_kind == "language" and all(str(path).endswith(TEXT_ENDINGS) for path in data):
+    files = [file for source in expand(data) for file in source.files]
+    if loaded.model.head_kind == "language" and all(path.endswith(TEXT_ENDINGS) for path in files):
         systems = []
-        for path in data:
+        for path in files:
             texts = list(iter_documents([path]))
             if not texts:
                 raise DataError("There is no text in the file.", where=path)
@@ -106,7 +110,7 @@ def measure(
             systems.append(System(f"{Path(path).name}", score.metrics(), "other", note=note))
         return Report(f"{model} on running text", "language", "bits_per_byte", systems, machine=machine)
     task = restore_task(loaded.info, loaded.model.head_kind)
-    records = records_of_files(data, loaded, task, task.columns, columns, format)
+    records = records_of_files(data, loaded, task, task.columns, columns, format, encoding)
     how = {"max_length": max_length_of(loaded), "precision": kind}
     said = task.opinion(loaded.model, tokenizer_of(loaded), records, **how)
     return task.report(f"{model} on {Path(data[0]).name}", records, {"Tuned": said}, machine=machine)
@@ -119,6 +123,7 @@ def records_of_files(
     required: Sequence[str],
     columns: Mapping[str, str] | None,
     format: str | None,
+    encoding: str,
 ) -> list[Record]:
     """Every record of files, read as those were that the model was tuned on; `columns` go over that.
 
@@ -132,6 +137,7 @@ def records_of_files(
             columns={**kept, **(columns or {})} or None,
             required=required,
             format=format,
+            encoding=encoding,
             rejects=Rejects(strict=True),
             lists=tuple(name for name in required if name in task.lists),
             list_separator=loaded.info.get("label_separator"),

@@ -247,6 +247,13 @@ def open_shards(paths: list[str], out: Path, tokenizer: Tokenizer, folder: Path)
     """Token shards as they are, or text packed into `out` first."""
     if len(paths) == 1 and (Path(paths[0]).expanduser() / "manifest.json").is_file():
         return Shards(Path(paths[0]).expanduser(), tokenizer)
+    shards = [path for path in paths if (Path(path).expanduser() / "manifest.json").is_file()]
+    if shards:
+        raise UsageError(
+            "Token shards come as one folder, with nothing beside it.",
+            where=f"{', '.join(shards)} among {len(paths)} paths",
+            fix="pack all texts into one folder: gptwo data pack TEXTS --tokenizer DIR --out SHARDS",
+        )
     kept = folder / "tokenizer"
     tokenizer.save(kept)
     pack(paths, out, kept)

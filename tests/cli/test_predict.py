@@ -57,6 +57,20 @@ def test_records_of_a_file_are_read_as_in_training(command, tuned, tmp_path):
     assert (code, rows(out)[0]["label"]) == (0, "好评")
 
 
+def test_files_in_another_encoding(command, base, quick, tmp_path):
+    (tmp_path / "gbk.csv").write_text("text,label\n" + "猫坐,好评\n狗坐,差评\n" * 9, encoding="gb18030")
+    flags = ("--model", base, "--task", "classify", "--train", "gbk.csv", "--out", "run", *quick)
+    code, _, err = command("finetune", *flags)
+    assert code == 3
+    assert "give the encoding" in err
+    assert command("finetune", *flags, "--encoding", "gb18030")[0] == 0
+    code, out, _ = command("predict", "--model", "run", "--file", "gbk.csv", "--encoding", "gb18030")
+    assert (code, [row["text"] for row in rows(out)][:2]) == (0, ["猫坐", "狗坐"])
+    assert command("evaluate", "gbk.csv", "--model", "run", "--encoding", "gb18030")[0] == 0
+    assert command("evaluate", "gbk.csv", "--model", "run")[0] == 3
+    assert command("evaluate", "gbk.csv", "--model", "run", "--encoding", "gbx")[0] == 2
+
+
 def test_one_json_object(command, tuned, one_object):
     code, out, _ = command("predict", "--model", tuned, "--json", "猫坐", "狗坐")
     assert code == 0
