@@ -88,4 +88,6 @@ def did_you_mean(word: str, choices: Iterable[object]) -> str:
 
     names = [str(choice) for choice in choices]
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    return f"Did you mean {near[0]!r}?" if near else f"Choose one of: {', '.join(names)}."
+    if near:
+        return f"Did you mean {near[0]!r}?"
+    return f"Choose one of: {', '.join(names)}." if names else "There is none to choose from."

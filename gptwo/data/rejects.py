@@ -74,7 +74,7 @@ class Rejects:
                 f"A row cannot be used: {reason}.",
                 where=reject.place(),
                 why=f"it reads {reject.raw[:120]!r}" if reject.raw else None,
-                fix="Correct the row, or run without strict to set such rows aside in rejects.jsonl.",
+                fix="Correct the row or take it out; where strict was asked for, leave it away and rows are set aside.",
             )
         if self.path is not None:
             if self._file is None:

@@ -88,7 +88,7 @@ def test_comparison_is_paired_on_the_same_records():
 
 def test_worst_examples_are_wrong_and_the_surest_first():
     sources = [("test.csv", n + 2) for n in range(120)]
-    gold, systems, report = classification(["a", "b", "c"], sources=sources)
+    gold, _, report = classification(["a", "b", "c"], sources=sources)
     assert all(example.gold != example.predicted for example in report.worst)
     sure = [example.confidence for example in report.worst]
     assert sure == sorted(sure, reverse=True)
