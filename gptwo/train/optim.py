@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gptwo.recipe import OptimizerSection
+
 
 @dataclass(frozen=True)
 class ParameterInfo:
@@ -95,6 +97,21 @@ def build_optimizers(
     if muon:
         optimizers.append(Muon(groups(muon, muon_learning_rate or learning_rate), momentum=momentum))
     return optimizers
+
+
+def optimizers_of(section: OptimizerSection, model: nn.Module) -> list[torch.optim.Optimizer]:
+    """The optimizers that a recipe asks for."""
+    return build_optimizers(
+        model,
+        name=section.name,
+        learning_rate=section.learning_rate,
+        head_learning_rate=section.head_learning_rate,
+        weight_decay=section.weight_decay,
+        betas=(section.beta1, section.beta2),
+        epsilon=section.epsilon,
+        muon_learning_rate=section.muon_learning_rate,
+        layer_decay=section.layer_decay,
+    )
 
 
 class Muon(torch.optim.Optimizer):

@@ -1,11 +1,13 @@
-"""Learning-rate schedules: a pure function of the step, so that a resumed run needs no state of it."""
+"""When things happen in a run, and the learning rate of each step: functions of the step, which need no saved state."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 from gptwo.errors import UsageError
+from gptwo.recipe import Recipe
 
 ScheduleName = Literal["cosine", "linear", "wsd", "constant"]
 
@@ -43,3 +45,26 @@ def learning_rate_factor(
         left = max(0.0, min(1.0, (total - step) / max(1.0, decay * total)))
         return floor + (1 - floor) * left
     raise UsageError(f"There is no schedule {name!r}.", where="schedule.name", fix="cosine, linear, wsd or constant")
+
+
+@dataclass
+class Plan:
+    """When things happen, in optimizer steps."""
+
+    total: int
+    warmup: int
+    evaluate_every: int
+    checkpoint_every: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, batches_per_epoch: int) -> Plan:
+        """From a recipe and the size of the data; epochs are counted in micro-batches, so that none is lost."""
+        options, schedule = recipe.train, recipe.schedule
+        total = options.steps or max(1, math.ceil(batches_per_epoch * options.epochs / options.accumulate - 1e-9))
+        evaluate_every = options.evaluate_every or math.ceil(batches_per_epoch / options.accumulate)
+        return cls(
+            total=total,
+            warmup=round(schedule.warmup * total if schedule.warmup < 1 else schedule.warmup),
+            evaluate_every=evaluate_every,
+            checkpoint_every=options.checkpoint_every or evaluate_every,
+        )

@@ -27,12 +27,12 @@ from gptwo.data.batching import Batch
 from gptwo.data.loader import BatchSource, Loader
 from gptwo.errors import GptwoError, Interrupted, MissingError, UsageError, did_you_mean
 from gptwo.model.heads import Model
-from gptwo.recipe import OptimizerSection, Recipe
+from gptwo.recipe import Recipe
 from gptwo.runtime import Choice
 from gptwo.train.checkpoint import Progress, list_checkpoints, load_checkpoint, save_checkpoint
 from gptwo.train.meter import Meter
-from gptwo.train.optim import build_optimizers, decays, trainable
-from gptwo.train.schedule import learning_rate_factor
+from gptwo.train.optim import decays, optimizers_of, trainable
+from gptwo.train.schedule import Plan, learning_rate_factor
 from gptwo.train.signals import stop_signals
 from gptwo.train.track import Trackers
 
@@ -83,29 +83,6 @@ class Outcome:
     progress: Progress
     reason: str = "finished"
     evaluations: list[tuple[int, dict[str, float]]] = field(default_factory=list)
-
-
-@dataclass
-class Plan:
-    """When things happen, in optimizer steps."""
-
-    total: int
-    warmup: int
-    evaluate_every: int
-    checkpoint_every: int
-
-    @classmethod
-    def of(cls, recipe: Recipe, batches_per_epoch: int) -> Plan:
-        """From a recipe and the size of the data; epochs are counted in micro-batches, so that none is lost."""
-        options, schedule = recipe.train, recipe.schedule
-        total = options.steps or max(1, math.ceil(batches_per_epoch * options.epochs / options.accumulate - 1e-9))
-        evaluate_every = options.evaluate_every or math.ceil(batches_per_epoch / options.accumulate)
-        return cls(
-            total=total,
-            warmup=round(schedule.warmup * total if schedule.warmup < 1 else schedule.warmup),
-            evaluate_every=evaluate_every,
-            checkpoint_every=options.checkpoint_every or evaluate_every,
-        )
 
 
 def train(
@@ -367,21 +344,6 @@ class _Loop:
     def out_of_patience(self) -> bool:
         """Whether too many evaluations in a row were no better than the best."""
         return self.options.patience is not None and self.progress.bad_evaluations >= self.options.patience
-
-
-def optimizers_of(section: OptimizerSection, model: Model) -> list[torch.optim.Optimizer]:
-    """The optimizers that a recipe asks for."""
-    return build_optimizers(
-        model,
-        name=section.name,
-        learning_rate=section.learning_rate,
-        head_learning_rate=section.head_learning_rate,
-        weight_decay=section.weight_decay,
-        betas=(section.beta1, section.beta2),
-        epsilon=section.epsilon,
-        muon_learning_rate=section.muon_learning_rate,
-        layer_decay=section.layer_decay,
-    )
 
 
 def check_compiler(device: str) -> None:
