@@ -98,8 +98,10 @@ def test_two_labels(tune, labelled, tmp_path):
     ]
 
 
-def test_the_saved_model_says_what_the_report_says(tune, labelled, tmp_path):
-    run = tune("classify", train=labelled / "train.jsonl", test=labelled / "test.jsonl", train__epochs=2)
+@pytest.mark.parametrize("max_length", [None, 4])
+def test_the_saved_model_says_what_the_report_says(tune, labelled, tmp_path, max_length):
+    data = {"train": labelled / "train.jsonl", "test": labelled / "test.jsonl", "data__max_length": max_length}
+    run = tune("classify", **data, train__epochs=2)
     said = predict(tmp_path / "run", labelled / "test.jsonl", precision="fp32")
     assert [row["label"] for row in said] == run.report.tuned.predictions
     assert [row["row"] for row in said] == list(range(1, 13))
