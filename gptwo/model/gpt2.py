@@ -94,16 +94,12 @@ class GPT2(nn.Module):
     Attributes:
         gradient_checkpointing: recompute each block in the backward pass instead of keeping its activations
             (Chen et al. 2016); set it before training where memory is short.
-        sparse_embedding_gradient: the token embedding gives a gradient for the rows it used only. Set it where the
-            vocabulary projection is tied and in the loss: its gradient covers every row, and the rows are added
-            to it; alone, most optimizers do not take it.
     """
 
     def __init__(self, config: GPT2Config):
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
-        self.sparse_embedding_gradient = False
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
         self.drop = nn.Dropout(config.embd_pdrop)
@@ -147,8 +143,7 @@ class GPT2(nn.Module):
         seen = documents if cache is None else cache.reserve(T, documents)
         mask = attention_mask(T, seen, past, ids.device)
 
-        tokens = F.embedding(ids.clamp(min=0), self.wte.weight, sparse=self.sparse_embedding_gradient)
-        x = self.drop(tokens + self.wpe(positions))  # (B, T, C)
+        x = self.drop(self.wte(ids.clamp(min=0)) + self.wpe(positions))  # (B, T, C)
         for block in self.h:
             if self.gradient_checkpointing and self.training:
                 x = checkpoint(block, x, mask, cache, use_reentrant=False)

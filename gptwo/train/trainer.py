@@ -127,7 +127,7 @@ def train(
         raise
     finally:
         model.eval()
-        model.transformer.sparse_embedding_gradient = False
+        model.transformer.wte.sparse = False
     progress = loop.progress
     trackers.emit("end", progress.step, reason=loop.outcome.reason, best=progress.best, best_step=progress.best_step)
     return loop.outcome
@@ -175,7 +175,8 @@ class _Loop:
                 block.compile()
         network = self.model.transformer
         network.gradient_checkpointing = self.options.gradient_checkpointing
-        network.sparse_embedding_gradient = self.model.head_kind == "language" and self.model.config.tie_word_embeddings
+        # Beside a tied projection, whose gradient covers every row, the embedding adds only the rows it used.
+        network.wte.sparse = self.model.head_kind == "language" and self.model.config.tie_word_embeddings
         ceiling = runtime.matmul_rate(self.precision.value, str(self.device))
         self.meter = Meter(self.model, ceiling)
         self.trackers.emit(

@@ -194,11 +194,11 @@ def test_only_the_rows_of_tokens_that_occur_may_be_added_to_the_tied_embedding(m
     ids = torch.tensor([TEXTS[0]])
     labels = next_tokens(ids, torch.zeros_like(ids))
     loss, gradients = loss_and_gradients(model, (ids,), labels)
-    model.transformer.sparse_embedding_gradient = True
+    model.transformer.wte.sparse = True
     try:
         again, sparse = loss_and_gradients(model, (ids,), labels)
     finally:
-        model.transformer.sparse_embedding_gradient = False
+        model.transformer.wte.sparse = False
     assert again == loss
     for name, wanted in gradients.items():
         assert not sparse[name].is_sparse
