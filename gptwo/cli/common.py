@@ -12,7 +12,8 @@ def console():
     """The Rich console of tables and progress: stderr, so that stdout stays machine-readable."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    # A file or a pipe has no width of its own: wide enough that no path is cut.
+    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 200)
 
 
 def print_json(value: Any) -> None:
