@@ -19,6 +19,8 @@ import numpy as np
 from gptwo.errors import DataError
 from gptwo.evaluate.metrics import Predictions, check_lengths, indicator
 
+MIXED = 0.05  # share of letters from which a second script counts
+
 
 class Baseline(Protocol):
     """What a baseline looks like."""
@@ -54,9 +56,9 @@ class Majority:
 class TfidfLogisticRegression:
     """TF-IDF features and logistic regression.
 
-    Features are words and word pairs; character 1- to 3-grams where most letters of the training texts are Chinese,
-    Japanese or Korean, which write no spaces. Multi-label trains one regression for each label and predicts every
-    label of probability 0.5 or more.
+    Features are words and word pairs; character 1- to 3-grams where the training texts are Chinese, Japanese or Korean,
+    which write no spaces; both where the texts are mixed. Multi-label trains one regression for each label and predicts
+    every label of probability 0.5 or more.
 
     Args:
         inverse_regularization: scikit-learn's C.
@@ -86,17 +88,20 @@ class TfidfLogisticRegression:
         return Predictions([classes[place] for place in probabilities.argmax(1)], probabilities, classes)
 
     def _features(self, train_texts: Sequence[str], test_texts: Sequence[str]):
+        from scipy.sparse import hstack
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         # single letters ("a", "I") and runs of punctuation ("!!") are words too
         words = {"ngram_range": (1, 2), "token_pattern": r"\w+|[^\w\s]+"}
         characters = {"analyzer": "char", "ngram_range": (1, 3)}
-        chosen = characters if mostly_cjk(train_texts) else words
-        vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float32, **chosen)
+        share = cjk_share(train_texts)
+        chosen = [words] if share < MIXED else [characters] if share > 1 - MIXED else [words, characters]
+        vectorizers = [TfidfVectorizer(sublinear_tf=True, dtype=np.float32, **kind) for kind in chosen]
         try:
-            return vectorizer.fit_transform(train_texts), vectorizer.transform(test_texts)
+            train = hstack([vectorizer.fit_transform(train_texts) for vectorizer in vectorizers]).tocsr()
         except ValueError:  # "empty vocabulary": no text holds a feature
             return None
+        return train, hstack([vectorizer.transform(test_texts) for vectorizer in vectorizers]).tocsr()
 
     def _regression(self):
         from sklearn.linear_model import LogisticRegression
@@ -149,8 +154,8 @@ class MostFrequentTag:
         )
 
 
-def mostly_cjk(texts: Sequence[str], *, sample: int = 1000) -> bool:
-    """Whether most letters of up to `sample` texts, spread over all, are Chinese, Japanese or Korean."""
+def cjk_share(texts: Sequence[str], *, sample: int = 1000) -> float:
+    """Share of Chinese, Japanese and Korean among the letters of up to `sample` texts, spread over all."""
     letters = cjk = 0
     for text in texts[:: max(1, len(texts) // sample)]:
         for character in text:
@@ -159,7 +164,7 @@ def mostly_cjk(texts: Sequence[str], *, sample: int = 1000) -> bool:
                 cjk += character > "\u2e7f" and unicodedata.name(character, "").startswith(
                     ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")
                 )
-    return 2 * cjk > letters
+    return cjk / max(1, letters)
 
 
 def _is_multilabel(labels: Sequence) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gptwo.errors import DataError
-from gptwo.evaluate.baselines import Majority, MostFrequentTag, TfidfLogisticRegression, mostly_cjk
+from gptwo.evaluate.baselines import Majority, MostFrequentTag, TfidfLogisticRegression, cjk_share
 
 ENGLISH = ["a good film", "good and warm", "so good", "a bad film", "bad and dull"]
 CHINESE = ["这家酒店很好", "服务很好，好评", "房间真好", "太差了", "服务很差"]
@@ -61,11 +61,11 @@ def test_tags_by_token():
     assert result.labels[0][0] == "B-LOC"
 
 
-def test_script_is_told_by_most_letters():
-    assert mostly_cjk(["今天 weather 很好，我们去公园散步吧"])
-    assert mostly_cjk(["ひらがなとカタカナ", "한국어"])
-    assert not mostly_cjk(["the word 好 means good"])
-    assert not mostly_cjk(["", "123"])
+def test_the_share_of_chinese_letters_is_told():
+    assert 0.5 < cjk_share(["今天 weather 很好，我们去公园散步吧"]) < 0.95
+    assert cjk_share(["ひらがなとカタカナ", "한국어"]) == 1
+    assert 0 < cjk_share(["the word 好 means good"]) < 0.1
+    assert cjk_share(["", "123"]) == 0
 
 
 def test_no_or_uneven_training_records_are_data_errors():
@@ -75,3 +75,11 @@ def test_no_or_uneven_training_records_are_data_errors():
         TfidfLogisticRegression().fit_predict(["a"], [], ["x"])
     with pytest.raises(DataError, match="sentence 1"):
         MostFrequentTag().fit_predict([["a", "b"]], [["O"]], [])
+
+
+def test_texts_in_two_scripts_are_judged_by_words_and_by_characters():
+    chinese = ["退款什么时候到账", "我要退款", "包裹到哪里了", "我的包裹呢"]
+    train = [*chinese, "refund please", "my refund", "where is the parcel", "parcel lost"]
+    labels = ["refund", "refund", "parcel", "parcel"] * 2
+    said = TfidfLogisticRegression().fit_predict(train, labels, ["想退款了", "这个包裹", "a refund", "no parcel"])
+    assert said.labels == ["refund", "parcel", "refund", "parcel"]
