@@ -44,6 +44,14 @@ def find_data_set(name: str) -> Path | None:
     return None
 
 
+@pytest.fixture(autouse=True)
+def on_the_cpu(request, monkeypatch):
+    """A GPU is for test_cuda.py; to everything else the machine has none, nor have the commands that it starts."""
+    if request.path.name != "test_cuda.py":
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
 @pytest.fixture(scope="session")
 def data_set() -> Callable[[str], Path]:
     """`data_set(name)` is the folder of a real data set; the test is skipped, saying why, where it is absent."""

@@ -27,6 +27,7 @@ from gptwo.data.batching import Batch
 from gptwo.data.loader import BatchSource, Loader
 from gptwo.errors import GptwoError, Interrupted, MissingError, UsageError, did_you_mean
 from gptwo.model.heads import Model
+from gptwo.model.loss import fuse_loss
 from gptwo.recipe import Recipe
 from gptwo.runtime import Choice
 from gptwo.train.checkpoint import Progress, list_checkpoints, load_checkpoint, save_checkpoint
@@ -128,6 +129,7 @@ def train(
     finally:
         model.eval()
         model.transformer.wte.sparse = False
+        fuse_loss(False)
     progress = loop.progress
     trackers.emit("end", progress.step, reason=loop.outcome.reason, best=progress.best, best_step=progress.best_step)
     return loop.outcome
@@ -169,10 +171,13 @@ class _Loop:
             self.outcome.progress, self.saved_at = self.progress, self.progress.step
         if self.device.type == "cpu":
             runtime.keep_memory()
+        elif self.device.type == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32 where there is no autocast
         if self.options.compile:
             check_compiler(self.device.type)
             for block in self.model.transformer.h:
                 block.compile()
+        fuse_loss(self.options.compile)
         network = self.model.transformer
         network.gradient_checkpointing = self.options.gradient_checkpointing
         # Beside a tied projection, whose gradient covers every row, the embedding adds only the rows it used.
@@ -246,12 +251,13 @@ class _Loop:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
 
-        batches = [next(loader).to(self.device) for _ in range(self.options.accumulate)]
-        count = sum(self.objective.count(batch) for batch in batches)
+        batches = [next(loader) for _ in range(self.options.accumulate)]
+        count = sum(self.objective.count(batch) for batch in batches)  # before they move: a GPU is not waited for
         loss = torch.zeros((), device=self.device)
         for batch in batches:
+            moved = batch.to(self.device)
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision.value == "bf16"):
-                part = self.objective.loss(self.model, batch, self.options.label_smoothing)
+                part = self.objective.loss(self.model, moved, self.options.label_smoothing)
             (part / max(count, 1e-12)).backward()
             loss += part.detach()
         moving = [tensor for tensor in self.decayed if tensor.grad is not None] if recipe.optimizer.l2 else []

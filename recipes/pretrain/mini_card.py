@@ -30,7 +30,7 @@ on small tasks, to try the tools with, and to learn from. It knows little, and w
 
 ## Data
 
-Openly licensed text, {train_tokens:.1f} million tokens at hand, of which {seen_tokens:.1f} million were read, once:
+Openly licensed text, {train_tokens:.1f} million tokens, read {passes:.1f} times:
 
 | source | licence |
 |---|---|
@@ -45,6 +45,7 @@ Openly licensed text, {train_tokens:.1f} million tokens at hand, of which {seen_
 | HowToCook, KdConv, Tatoeba, short stories of the public domain | public domain, Apache-2.0, CC BY 2.0 FR |
 | 宋词 (chinese-poetry) | MIT |
 | dialogues of CrossWOZ and SGD | Apache-2.0, CC BY-SA 4.0 |
+| instructions (LLaMA-Factory's samples), a sample of CLUECorpusSmall | Apache-2.0 |
 
 Chinese is narrow: law, manuals and meeting transcripts. Because of the share-alike sources the weights are under
 CC BY-SA 4.0.
@@ -52,8 +53,8 @@ CC BY-SA 4.0.
 ## Held-out text
 
 Bits per byte on the last 100 documents of each language, which nothing was trained on; lower is better. The network
-reads in windows of 512 tokens, 256 new ones each; the n-gram models were trained on all {train_tokens:.1f} million
-tokens (bytes: on the language's own training text).
+reads in windows of {n_positions:,} tokens, half of them new; the n-gram models were trained on all of the same
+{train_tokens:.1f} million tokens (bytes: on the language's own training text).
 
 | | English | Chinese |
 |---|---|---|
@@ -61,8 +62,8 @@ tokens (bytes: on the language's own training text).
 
 ## Training
 
-`recipes/pretrain/mini.toml` (a copy is beside this card), {steps:,} steps of 8,192 tokens in {hours:.1f} hours on two
-CPU cores that other work shared; Muon and AdamW, warm-up, stable, decay. Loss (nats per token) on held-out text:
+`recipes/pretrain/mini.toml` (as it was run: recipe.toml beside this card), {steps:,} steps of {step_tokens:,} tokens,
+{minutes:.0f} minutes on one {device}; Muon and AdamW, warm-up, stable, decay. Loss (nats per token) on held-out text:
 
 | step | {curve_steps} |
 |---|{rule}|
@@ -80,7 +81,7 @@ def main(run: Path, figures: Path, out: Path) -> None:
     events = read_events(run)
     evaluations = [event for event in events if event["kind"] == "eval"]
     last = [event for event in events if event["kind"] == "step"][-1]
-    seconds = json.loads(newest(run).joinpath("progress.json").read_text())["seconds"]
+    machine = json.loads((run / "environment.json").read_text())["machine"]
     measured = json.loads(figures.read_text())
     names = [name for name in measured["en"] if name not in ("bytes", "tokens", "loss")]
     rows = [
@@ -88,27 +89,26 @@ def main(run: Path, figures: Path, out: Path) -> None:
         for name in names
     ]
     shards = run.parent / "shards" / "train" / "manifest.json"
-    tokens = json.loads(shards.read_text())["tokens"] if shards.is_file() else 43_460_527
+    tokens = json.loads(shards.read_text())["tokens"]
     card = CARD.format(
         parameters=sum(tensor.numel() for tensor in found.model.parameters()) / 1e6,
         **{name: getattr(found.config, name) for name in ("n_layer", "n_embd", "n_head", "n_positions", "vocab_size")},
         train_tokens=tokens / 1e6,
-        seen_tokens=last["tokens"] / 1e6,
+        passes=last["tokens"] / tokens,
         figures="\n".join(rows),
         steps=last["step"],
-        hours=seconds / 3600,
+        step_tokens=round(last["tokens"] / last["step"]),
+        minutes=(events[-1]["time"] - events[0]["time"]) / 60,
+        device=machine.get("gpu", f"machine of {machine['cpus']} CPU cores"),
         curve_steps=" | ".join(str(event["step"]) for event in evaluations),
         rule="|".join("---" for _ in evaluations),
         curve_losses=" | ".join(f"{event['metrics']['loss']:.3f}" for event in evaluations),
     )
+    found.config = found.model.config = found.config.with_dropout(0.0)  # who tunes it chooses it
     save(found, out, dtype=torch.bfloat16, card=card)
     shutil.copy(run / "recipe.toml", out / "recipe.toml")
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {size / 1e6:.1f} MB")
-
-
-def newest(run: Path) -> Path:
-    return max((run / "checkpoints").glob("step-*"), key=lambda path: int(path.name.split("-")[1]))
 
 
 if __name__ == "__main__":

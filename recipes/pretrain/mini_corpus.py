@@ -2,14 +2,15 @@
 
     python recipes/pretrain/mini_corpus.py DATA OUT
 
-DATA holds the unpacked sets `corpus` (required), `chinese_poetry`, `crosswoz` and `sgd` (used where present).
-OUT gets train/*.txt and valid/en.txt, valid/zh.txt: the last 100 documents of each language, which nothing else of
-the recipe reads. Documents are separated by a line <|endoftext|>.
+DATA holds the unpacked sets `corpus` (required), `chinese_poetry`, `crosswoz`, `sgd`, `clue_corpus_sample` and
+`llama_factory_demo` (used where present). OUT gets train/*.txt and valid/en.txt, valid/zh.txt: the last 100 documents
+of each language, which nothing else of the recipe reads. Documents are separated by a line <|endoftext|>.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import sys
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,8 @@ from pathlib import Path
 
 SEPARATOR = "<|endoftext|>"
 HELD_OUT = 100
+HELD_OUT_PAIRS = 2000
+PAIRS_IN_A_DOCUMENT = 16
 HELD_OUT_POEMS = ("ci.song.20000.json", "ci.song.21000.json", "ci.song.2019y.json")
 
 
@@ -47,6 +50,29 @@ def dialogues(crosswoz: Path, sgd: Path) -> Iterator[str]:
             yield "\n".join(f"{names[turn['speaker']]}: {turn['utterance']}" for turn in dialogue["turns"])
 
 
+def pairs(path: Path) -> Iterator[str]:
+    """English sentences and their Chinese, in documents of random pairs; the last pairs of the file stay out."""
+    lines = path.read_text(encoding="utf-8").splitlines()[:-HELD_OUT_PAIRS] if path.exists() else []
+    random.Random(0).shuffle(lines)
+    for start in range(0, len(lines), PAIRS_IN_A_DOCUMENT):
+        yield "\n".join("\n".join(line.split("\t")[:2]) for line in lines[start : start + PAIRS_IN_A_DOCUMENT])
+
+
+def instructions(folder: Path) -> Iterator[str]:
+    """Questions and answers in the turns of `dialogues`."""
+    for name, user, assistant in (("en", "User: ", "Assistant: "), ("zh", "用户：", "客服：")):
+        path = folder / f"alpaca_{name}_demo.json"
+        for record in json.loads(path.read_text(encoding="utf-8")) if path.exists() else []:
+            question = "\n".join(part for part in (record["instruction"], record["input"]) if part)
+            yield f"{user}{question}\n{assistant}{record['output']}"
+
+
+def web(path: Path) -> Iterator[str]:
+    """Chinese news and web pages, a line each."""
+    if path.exists():
+        yield from filter(None, map(str.strip, path.read_text(encoding="utf-8").splitlines()))
+
+
 def write(path: Path, texts: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
@@ -64,6 +90,9 @@ def main(data: Path, out: Path) -> None:
         write(out / "valid" / f"{language}.txt", texts[-HELD_OUT:])
     write(out / "train" / "poetry.txt", poems(data / "chinese_poetry"))
     write(out / "train" / "dialogue.txt", dialogues(data / "crosswoz", data / "sgd"))
+    write(out / "train" / "pairs.txt", pairs(data / "corpus" / "pairs_en_zh.tsv"))
+    write(out / "train" / "instructions.txt", instructions(data / "llama_factory_demo"))
+    write(out / "train" / "web.txt", web(data / "clue_corpus_sample" / "CLUECorpusSmall_sampled.txt"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,138 @@
+"""What must hold on a GPU; skipped where there is none."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+
+from gptwo.evaluate.report import read_report
+from gptwo.generate.engine import Engine
+from gptwo.model import pretrained as models
+from gptwo.model.config import GPT2Config
+from gptwo.model.loss import linear_cross_entropy
+from gptwo.model.pretrained import create
+from gptwo.recipe import load_recipe
+from gptwo.tokenizer import train_bpe
+from gptwo.train.finetune import finetune
+from gptwo.train.pretrain import pretrain
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+
+TEXTS = ["the cat sat on the mat. the dog sat on the log. ", "猫坐在垫子上，狗坐在木头上。"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_bpe(iter(TEXTS * 20), 290)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    config = GPT2Config(vocab_size=tokenizer.vocab_size, n_positions=64, n_embd=64, n_layer=3, n_head=4)
+    return create(config.with_dropout(0.0), tokenizer, seed=3)
+
+
+@pytest.fixture
+def recipe(tokenizer, tmp_path):
+    """A recipe of 12 steps; `recipe(**settings)` goes over it."""
+    tokenizer.save(tmp_path / "tokenizer")
+    text = tmp_path / "train.txt"
+    text.write_text("\n".join(TEXTS * 40), encoding="utf-8")
+
+    def make(**settings):
+        values = {
+            "model.tokenizer": str(tmp_path / "tokenizer"),
+            "model.n_layer": 2,
+            "model.n_embd": 32,
+            "model.n_head": 2,
+            "model.n_positions": 32,
+            "data.train": [str(text)],
+            "data.valid": [str(text)],
+            "train.steps": 12,
+            "train.batch_size": 4,
+            "train.log_every": 1,
+            "train.evaluate_every": 6,
+            "optimizer.learning_rate": 3e-3,
+            "track.trackers": ["events"],
+            **{key.replace("__", "."): value for key, value in settings.items()},
+        }
+        return load_recipe(None, values, environment={})
+
+    return make
+
+
+def losses(folder):
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    return {event["step"]: event["loss"] for event in events if event["kind"] == "step"}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_hidden_states_equal_those_of_the_cpu(model, packed):
+    ids = torch.randint(0, 200, (3, 40))
+    documents = torch.arange(40).div(13, rounding_mode="floor").expand(3, 40).contiguous() if packed else None
+    expected = model.model.transformer(ids, documents=documents)
+    moved = copy.deepcopy(model.model).cuda().eval()
+    found = moved.transformer(ids.cuda(), documents=documents.cuda() if packed else None)
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_loss_and_its_gradients_equal_those_of_the_cpu():
+    hidden, weight = torch.randn(500, 48, requires_grad=True), torch.randn(3000, 48, requires_grad=True)
+    labels = torch.randint(0, 3000, (500,))
+    labels[::7] = -100
+    loss = linear_cross_entropy(hidden, weight, labels, label_smoothing=0.1)
+    expected = torch.autograd.grad(loss, (hidden, weight))
+    there = [tensor.detach().cuda().requires_grad_() for tensor in (hidden, weight)]
+    found = linear_cross_entropy(*there, labels.cuda(), label_smoothing=0.1)
+    torch.testing.assert_close(found.cpu(), loss, atol=1e-2, rtol=1e-5)
+    for mine, theirs in zip(torch.autograd.grad(found, there), expected, strict=True):
+        torch.testing.assert_close(mine.cpu(), theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_greedy_text_equals_that_of_the_cpu(model):
+    prompts = ["the cat", "猫坐"]
+    expected = [one.ids for one in Engine(model, precision="fp32").generate(prompts, max_new_tokens=20, temperature=0)]
+    found = Engine(model, device="cuda", precision="fp32").generate(prompts, max_new_tokens=20, temperature=0)
+    assert [one.ids for one in found] == expected
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"train__compile": True}, {"train__gradient_checkpointing": True}, {"train__precision": "fp32"}],
+)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_pretraining_learns(recipe, tmp_path, settings, optimizer):
+    pretrain(recipe(optimizer__name=optimizer, **settings), tmp_path / "run")
+    found = losses(tmp_path / "run")
+    assert len(found) == 12
+    assert found[12] < found[1] - 0.1
+
+
+def test_a_resumed_run_goes_on_as_the_uninterrupted_one(recipe, tmp_path):
+    plan = {"schedule__name": "constant", "schedule__warmup": 2}
+    pretrain(recipe(**plan), tmp_path / "whole")
+    pretrain(recipe(**plan, train__steps=6), tmp_path / "run")
+    pretrain(recipe(**plan), tmp_path / "run", resume=True)
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), rel=1e-3)
+
+
+def test_a_classifier_learns(model, tmp_path):
+    rows = [{"text": f"the {word} sat {i}", "label": word} for i in range(40) for word in ("cat", "dog")]
+    for name, part in (("train", rows[:64]), ("test", rows[64:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in part))
+    models.save(model, tmp_path / "base")
+    values = {
+        "model.base": str(tmp_path / "base"),
+        "task.name": "classify",
+        "data.train": [str(tmp_path / "train.jsonl")],
+        "data.test": [str(tmp_path / "test.jsonl")],
+        "train.epochs": 6,
+        "train.batch_size": 8,
+        "optimizer.learning_rate": 3e-3,
+        "track.trackers": ["events"],
+    }
+    finetune(recipe=load_recipe(None, values, environment={}), out=tmp_path / "run")
+    assert read_report(tmp_path / "run").tuned.value("accuracy") > 0.9
