@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from gptwo.model.heads import HeadKind, Model
 from gptwo.tokenizer import Tokenizer
 
 PREDICT_TOKENS = 4096  # tokens, padding included, that go through the network at once when predicting
+
+Found = TypeVar("Found")
 
 
 class Task(ABC):
@@ -117,7 +119,22 @@ def length_batches(examples: Sequence[Example], tokens: int = PREDICT_TOKENS) ->
         start += size
 
 
-def autocast(model: Model, precision: str) -> torch.autocast:
-    """The autocast context of a precision on the model's device."""
-    device = next(model.parameters()).device.type
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
+def forward_batches(
+    model: Model, examples: Sequence[Example], precision: str, forward: Callable[[Batch], Found]
+) -> Iterator[tuple[list[int], Found]]:
+    """What `forward` makes of examples, batch by batch, with the places of each batch's examples.
+
+    Args:
+        model: in eval mode; the batches come on its device.
+        examples: any number, in any order of lengths.
+        precision: of matrix products, "fp32" or "bf16".
+        forward: runs without gradients and under autocast; what is done with its result does not.
+    """
+    device = next(model.parameters()).device
+    for places, batch in length_batches(examples):
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"),
+        ):
+            found = forward(batch.to(device))
+        yield places, found

@@ -24,7 +24,7 @@ from gptwo.evaluate.baselines import Majority, TfidfLogisticRegression
 from gptwo.evaluate.metrics import Predictions
 from gptwo.evaluate.report import Report
 from gptwo.model.heads import Model
-from gptwo.tasks.base import Task, autocast, length_batches
+from gptwo.tasks.base import Task, forward_batches
 from gptwo.tokenizer import Tokenizer
 
 
@@ -178,12 +178,9 @@ class Classify(Task):
     ) -> Predictions:
         """Labels and probabilities of records, in their order."""
         examples = [self.encode(record, tokenizer, max_length, i, target=False)[0] for i, record in enumerate(records)]
-        device = next(model.parameters()).device
         table = np.zeros((len(examples), len(self.labels)))
-        with torch.inference_mode(), autocast(model, precision):
-            for places, batch in length_batches(examples):
-                scores = self.scores(model, batch.to(device))
-                table[places] = (scores.sigmoid() if self.multi_label else scores.softmax(1)).cpu().numpy()
+        for places, scores in forward_batches(model, examples, precision, lambda batch: self.scores(model, batch)):
+            table[places] = (scores.sigmoid() if self.multi_label else scores.softmax(1)).cpu().numpy()
         return Predictions(self.decide(table), table, self.labels)
 
     def decide(self, table: np.ndarray) -> list:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,7 +25,7 @@ from gptwo.evaluate.metrics import Predictions, log_loss
 from gptwo.evaluate.report import Report
 from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
-from gptwo.tasks.base import Task, autocast, length_batches
+from gptwo.tasks.base import Task, forward_batches
 from gptwo.tokenizer import Tokenizer
 
 CJK = "\u2e80-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff"  # in a regular expression
@@ -113,13 +112,16 @@ class Tag(Task):
         return examples
 
     def loss(self, model: Model, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
-        hidden = model.transformer(batch.ids, batch.positions, batch.documents)
-        wanted = batch.labels != IGNORE  # (B, T)
-        scores = model.logits(hidden[wanted]).float()  # (labelled tokens, tags)
-        return F.cross_entropy(scores, batch.labels[wanted], reduction="sum", label_smoothing=label_smoothing)
+        scores, wanted = self.scores(model, batch), batch.labels[batch.labels != IGNORE]
+        return F.cross_entropy(scores, wanted, reduction="sum", label_smoothing=label_smoothing)
 
     def count(self, batch: Batch) -> float:
         return int((batch.labels != IGNORE).sum())
+
+    def scores(self, model: Model, batch: Batch) -> Tensor:
+        """(labelled tokens of all rows, tags) scores, float32."""
+        hidden = model.transformer(batch.ids, batch.positions, batch.documents)  # (B, T, C)
+        return model.logits(hidden[batch.labels != IGNORE]).float()
 
     def predict(
         self,
@@ -144,17 +146,13 @@ class Tag(Task):
             for i, record in enumerate(records)
             for example in self.encode(record, tokenizer, max_length, i, target=False)
         ]
-        device = next(model.parameters()).device
         found: list[np.ndarray] = [np.zeros(0)] * len(examples)
-        with torch.inference_mode(), autocast(model, precision):
-            for places, batch in length_batches(examples):
-                assert batch.labels is not None
-                wanted = batch.labels != IGNORE  # (B, T)
-                batch = batch.to(device)
-                hidden = model.transformer(batch.ids, batch.positions, batch.documents)
-                table = model.logits(hidden[wanted.to(device)]).float().softmax(1).cpu()  # (words, labels)
-                for place, part in zip(places, table.split(wanted.sum(1).tolist()), strict=True):
-                    found[place] = part.numpy()
+        for places, (scores, words) in forward_batches(
+            model, examples, precision, lambda batch: (self.scores(model, batch), (batch.labels != IGNORE).sum(1))
+        ):
+            table = scores.softmax(1).cpu()  # (words of all rows, labels)
+            for place, part in zip(places, table.split(words.tolist()), strict=True):
+                found[place] = part.numpy()
         tables = [[np.zeros((0, len(self.labels)), dtype=np.float32)] for _ in records]
         for example, part in zip(examples, found, strict=True):
             tables[example.index].append(part)
