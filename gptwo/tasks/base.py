@@ -94,6 +94,32 @@ class Task(ABC):
     ) -> Any:
         """What `report` needs of a model on records: predictions, or scores."""
 
+    def untuned(
+        self,
+        base: Model,
+        start: Model,
+        tokenizer: Tokenizer,
+        records: Sequence[Record],
+        *,
+        max_length: int,
+        precision: str,
+    ) -> Any:
+        """What the report calls "before tuning", in the form of `opinion`.
+
+        Args:
+            base: the model as it was given, with its own head; start: its copy that will be tuned, whose head is
+                fresh where `base` has not the task's. A task that can be done without that head uses `base`.
+        """
+        return self.opinion(start, tokenizer, records, max_length=max_length, precision=precision)
+
+    def rows(self, records: Sequence[Record], said: Any) -> list[dict[str, Any]]:
+        """What `gptwo predict` prints of each record, but for its place.
+
+        Args:
+            said: what the task's `predict` gave for the records.
+        """
+        raise NotImplementedError(f"{self.name} predicts nothing")
+
     @abstractmethod
     def baselines(self, train: Sequence[Record], test: Sequence[Record]) -> dict[str, Any]:
         """What cheap opponents make of the test records, by name."""

@@ -212,6 +212,18 @@ class Classify(Task):
             figures["f1"] = table.classes[self.positive_place].f1
         return figures
 
+    def rows(self, records: Sequence[Record], said: Predictions) -> list[dict[str, Any]]:
+        found = []
+        for record, label, shares in zip(records, said.labels, said.probabilities, strict=True):
+            row: dict[str, Any] = {name: record.fields[name] for name in self.inputs}
+            if self.multi_label:
+                table = {name: round(float(share), 4) for name, share in zip(self.labels, shares, strict=True)}
+                row |= {"labels": label, "probabilities": table}
+            else:
+                row |= {"label": label, "probability": round(float(shares[self.labels.index(label)]), 4)}
+            found.append(row)
+        return found
+
     # the verdict ------------------------------------------------------------------------------------------------
 
     def gold(self, records: Sequence[Record]) -> list:

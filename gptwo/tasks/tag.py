@@ -137,6 +137,11 @@ class Tag(Task):
         tags = [[self.labels[place] for place in table.argmax(1)] for table in tables]
         return Predictions(tags, confidences=[float(table.max(1).min(initial=1.0)) for table in tables])
 
+    def rows(self, records: Sequence[Record], said: Predictions) -> list[dict[str, Any]]:
+        return [
+            {"tokens": record.fields["tokens"], "tags": tags} for record, tags in zip(records, said.labels, strict=True)
+        ]
+
     def probabilities(
         self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
     ) -> list[np.ndarray]:

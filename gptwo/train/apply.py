@@ -46,7 +46,8 @@ def predict(
         source: a file of records, or records.
 
     Returns:
-        One dictionary for each record: "label" and "probability" (or "labels"/"tokens" and "tags"), with "row".
+        One dictionary for each record: its "row", and what the task says of it (for classification "label" and
+        "probability", for tagging "tokens" and "tags").
 
     Raises:
         UsageError: the model is not tuned for labels or tags.
@@ -61,21 +62,30 @@ def predict(
     if isinstance(source, str | Path):
         records = records_of_files([source], loaded, task, task.inputs, columns, format, encoding)
     else:
-        records = list(source)
+        records = [with_inputs(record, task) for record in source]
     tokenizer = tokenizer_of(loaded)
     said = task.predict(loaded.model, tokenizer, records, max_length=max_length_of(loaded), precision=kind)
-    rows: list[dict[str, Any]] = []
-    for i, (record, label) in enumerate(zip(records, said.labels, strict=True)):
-        row: dict[str, Any] = {"row": record.row}
-        if task.name == "tag":
-            row |= {"tokens": record.fields["tokens"], "tags": label}
-        elif isinstance(label, list):
-            row |= {"text": record.fields["text"], "labels": label, "probabilities": _table(task.labels, said, i)}
-        else:
-            probability = float(said.probabilities[i][task.labels.index(label)])
-            row |= {"text": record.fields["text"], "label": label, "probability": round(probability, 4)}
-        rows.append(row)
-    return rows
+    return [{"row": record.row, **row} for record, row in zip(records, task.rows(records, said), strict=True)]
+
+
+def with_inputs(record: Record, task: Task) -> Record:
+    """A plain text as a record of a task: several inputs are parted by tabs, and a list takes all that are left.
+
+    Raises:
+        DataError: too few parts, or too many.
+    """
+    if all(name in record.fields for name in task.inputs):
+        return record
+    parts, names = str(record.fields["text"]).split("\t"), task.inputs
+    if names[-1] in task.lists and len(parts) >= len(names):
+        parts[len(names) - 1 :] = [parts[len(names) - 1 :]]  # type: ignore[list-item]
+    if len(parts) != len(names):
+        raise DataError(
+            f"The text has {len(parts)} parts; {task.name} needs {', '.join(names)}.",
+            where=record.place(),
+            fix="part them by tabs, or give --file with these columns",
+        )
+    return Record({**record.fields, **dict(zip(names, parts, strict=True))}, record.file, record.row)
 
 
 def measure(
@@ -159,7 +169,3 @@ def tokenizer_of(loaded: Pretrained) -> Tokenizer:
 def max_length_of(loaded: Pretrained) -> int:
     """The tokens of a record at most: what the model was tuned with."""
     return min(loaded.info.get("max_length") or loaded.config.n_positions, loaded.config.n_positions)
-
-
-def _table(labels: Sequence[str], said: Any, row: int) -> dict[str, float]:
-    return {name: round(float(said.probabilities[row][i]), 4) for i, name in enumerate(labels)}

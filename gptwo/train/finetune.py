@@ -129,7 +129,7 @@ def finetune(
 
     how: How = {"max_length": max_length, "precision": precision.value}
     test_records = (parts.get("test") or parts["valid"]).records
-    before = job.opinion(start.model, tokenizer, test_records, **how)
+    before = job.untuned(base.model, start.model, tokenizer, test_records, **how)
     samples = write_samples(start, job, test_records, recipe, BEFORE)
     notes = notes_of(parts, rejects)
 
