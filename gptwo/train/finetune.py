@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-import torch
-
 from gptwo.adapt.freeze import freeze
 from gptwo.data.loader import ExampleBatches
 from gptwo.data.sources import Record
-from gptwo.errors import GptwoError, UsageError
+from gptwo.errors import UsageError
 from gptwo.evaluate.assess import BEFORE, TUNED
 from gptwo.evaluate.metric_names import metric_name
 from gptwo.evaluate.report import Report, load_events
@@ -26,12 +24,12 @@ from gptwo.tasks.base import Task
 from gptwo.tasks.language import Language
 from gptwo.tokenizer import Tokenizer, load_tokenizer
 from gptwo.train.checkpoint import check_space
+from gptwo.train.lock import hold
 from gptwo.train.parts import CountedRejects, notes_of, read_parts
 from gptwo.train.pretrain import set_dropout
 from gptwo.train.run import begun_recipe, nothing_to_resume, open_run, settle, write_environment
-from gptwo.train.track import make_trackers
+from gptwo.train.session import run_session
 from gptwo.train.trainer import Hooks, Outcome, unknown_metric
-from gptwo.train.trainer import train as train_model
 
 PACKED_ROW = 512  # tokens of a row that several records share: attention stays cheap, and little is padded
 
@@ -103,9 +101,14 @@ def finetune(
         raise UsageError("There are no records to learn from.", where="data.train", fix="--train records.jsonl")
     job = make_task(recipe.task)
     base = model if isinstance(model, Pretrained) else models.load(recipe.model.base or "")
-    folder = open_run(out, recipe, resume=resume, overwrite=overwrite)
-    device, precision = settle(recipe, folder, resume=resume)
+    with hold(out):
+        folder = open_run(out, recipe, resume=resume, overwrite=overwrite)
+        return tune_model(base, job, recipe, folder, resume=resume)
 
+
+def tune_model(base: Pretrained, job: Task, recipe: Recipe, folder: Path, *, resume: bool = False) -> Run:
+    """Tune a model in a run folder that is open; raises as `finetune`."""
+    device, precision = settle(recipe, folder, resume=resume)
     rejects = CountedRejects(folder / "rejects.jsonl", strict=recipe.data.strict)
     with rejects:
         parts = read_parts(recipe.data, job, rejects, recipe.train.seed)
@@ -150,32 +153,18 @@ def finetune(
         seed=recipe.train.seed,
         row_tokens=PACKED_ROW if recipe.data.packed else None,
     )
-    torch.manual_seed(recipe.train.seed)  # of dropout
-    with make_trackers(
-        recipe.track.trackers, folder, project=recipe.track.project, recipe=recipe.model_dump()
-    ) as trackers:
-        for note in notes:
-            trackers.emit("notice", message=note)
-        outcome = train_model(
-            start.model,
-            job,
-            source,
-            recipe=recipe,
-            folder=folder,
-            trackers=trackers,
-            hooks=hooks,
-            tuned=tuned,
-            precision=precision,
-            resume=resume,
-        )
-    if outcome.progress.best is None:
-        raise GptwoError(
-            f"No evaluation gave a number for {metric!r}, so there is no best model.",
-            where=folder / "events.jsonl",
-            why="the network's scores were not finite",
-            fix="lower optimizer.learning_rate, or look at the data",
-        )
-
+    outcome = run_session(
+        start.model,
+        job,
+        source,
+        recipe=recipe,
+        folder=folder,
+        hooks=hooks,
+        tuned=tuned,
+        precision=precision,
+        resume=resume,
+        notices=notes,
+    )
     best = models.load(folder / "best", device=device.value)
     after = job.opinion(best.model, tokenizer, test_records, **how)
     samples += write_samples(best, job, test_records, recipe, TUNED)

@@ -11,7 +11,7 @@ from gptwo.data.batching import Batch
 from gptwo.data.loader import TokenBlocks
 from gptwo.data.pack import pack
 from gptwo.data.shards import Shards
-from gptwo.errors import DataError, GptwoError, UsageError
+from gptwo.errors import DataError, UsageError
 from gptwo.evaluate.language import bytes_of_tokens, score_shards
 from gptwo.evaluate.report import Report, System, load_events
 from gptwo.evaluate.report import Sample as SampleText
@@ -24,9 +24,11 @@ from gptwo.model.pretrained import Pretrained
 from gptwo.recipe import ModelSection, Recipe, TrainSection
 from gptwo.tokenizer import Tokenizer, load_tokenizer
 from gptwo.train.checkpoint import check_space
+from gptwo.train.lock import hold
 from gptwo.train.run import open_run, settle, write_environment
-from gptwo.train.track import make_trackers, read_events
-from gptwo.train.trainer import Hooks, train, unknown_metric
+from gptwo.train.session import run_session
+from gptwo.train.track import read_events
+from gptwo.train.trainer import Hooks, unknown_metric
 
 FIGURES = ("loss", "perplexity", "bits_per_byte")
 
@@ -59,12 +61,20 @@ def pretrain(recipe: Recipe, out: str | Path, *, resume: bool = False, overwrite
         UsageError: the recipe leaves out the tokenizer, the size or the data.
         Interrupted: stopped by a signal; the run can be resumed.
     """
-    options = recipe.train
     if not recipe.data.train:
         raise UsageError("There is no text to train on.", where="data.train", fix='--train "texts/*.txt"')
     check_validation(recipe)
-    start, tokenizer = start_model(recipe.model, options.seed)
-    folder = open_run(out, recipe, resume=resume, overwrite=overwrite)
+    start, tokenizer = start_model(recipe.model, recipe.train.seed)
+    with hold(out):
+        folder = open_run(out, recipe, resume=resume, overwrite=overwrite)
+        return train_on_text(start, tokenizer, recipe, folder, resume=resume)
+
+
+def train_on_text(
+    start: Pretrained, tokenizer: Tokenizer, recipe: Recipe, folder: Path, *, resume: bool = False
+) -> Pretrained:
+    """Train a language model in a run folder that is open; raises as `pretrain`."""
+    options = recipe.train
     device, precision = settle(recipe, folder, resume=resume)
     model = start.model.to(device.value)
     tuned = freeze(model, recipe.freeze.policy, last=recipe.freeze.last, pattern=recipe.freeze.pattern)
@@ -108,30 +118,19 @@ def pretrain(recipe: Recipe, out: str | Path, *, resume: bool = False, overwrite
         save_best=lambda: models.save(start, folder / "best"),
         sample=sample if options.sample_every else None,
     )
-    torch.manual_seed(options.seed)  # of dropout
-    with make_trackers(
-        recipe.track.trackers, folder, project=recipe.track.project, recipe=recipe.model_dump()
-    ) as trackers:
-        outcome = train(
-            model,
-            NextToken(),
-            source,
-            recipe=recipe,
-            folder=folder,
-            trackers=trackers,
-            hooks=hooks,
-            tuned=tuned,
-            precision=precision,
-            resume=resume,
-        )
+    outcome = run_session(
+        model,
+        NextToken(),
+        source,
+        recipe=recipe,
+        folder=folder,
+        hooks=hooks,
+        tuned=tuned,
+        precision=precision,
+        resume=resume,
+    )
     if valid is None:
         models.save(start, folder / "best")
-    elif outcome.progress.best is None:
-        raise GptwoError(
-            f"No evaluation gave a number for {hooks.metric!r}, so there is no best model.",
-            where=folder / "events.jsonl",
-            fix="lower optimizer.learning_rate, or look at the text",
-        )
     best = models.load(folder / "best", device=device.value)
     if valid is not None:
         progress = outcome.progress
