@@ -27,6 +27,7 @@ _HOME = {
     "assess_multilabel": "assess",
     "assess_tagging": "assess",
     "assess_language": "assess",
+    "assess_means": "means",
 }
 
 __all__ = list(_HOME)

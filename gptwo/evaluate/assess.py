@@ -20,7 +20,7 @@ Axis legend: N records, K classes, U distinct outcomes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -84,7 +84,7 @@ def assess_classification(
         sources: (file, row) of each record.
         fields: further fields of `Report`.
     """
-    _check_systems(predictions, tuned)
+    check_systems(predictions, tuned)
     occurring = set(gold).union(*(said.labels for said in predictions.values()))
     names = [name for name in labels or [] if name in occurring]
     names += sorted(occurring - set(names))
@@ -110,13 +110,13 @@ def assess_classification(
         sure = confidences(said)
         if sure is not None:
             measured["ece"] = metrics.calibration(sure, truth == guesses[name]).ece
-        systems.append(System(name, measured, _role(name, tuned, before), list(said.labels)))
+        systems.append(System(name, measured, role_of(name, tuned, before), list(said.labels)))
 
     comparisons = []
     for name in predictions:
         if name != tuned:
             comparisons.append(
-                _compare_right(tuned, name, "accuracy", truth == guesses[tuned], truth == guesses[name], sampling)
+                compare_right(tuned, name, "accuracy", truth == guesses[tuned], truth == guesses[name], sampling)
             )
             code = (truth * len(names) + guesses[tuned]) * len(names) + guesses[name]
             distinct, weights = statistics.collapse(code)
@@ -162,7 +162,7 @@ def assess_multilabel(
     **fields: Any,
 ) -> Report:
     """Report on a task with any number of labels for each record; arguments as in `assess_classification`."""
-    _check_systems(predictions, tuned)
+    check_systems(predictions, tuned)
     names = (
         list(labels)
         if labels is not None
@@ -187,12 +187,12 @@ def assess_multilabel(
             table = _reorder(said, names)
             measured["log_loss"] = sampling.mean(metrics.multilabel_log_losses(gold, table, names))
             measured["ece"] = metrics.calibration(table.ravel(), truth.ravel()).ece
-        systems.append(System(name, measured, _role(name, tuned, before), [list(chosen) for chosen in said.labels]))
+        systems.append(System(name, measured, role_of(name, tuned, before), [list(chosen) for chosen in said.labels]))
         if name != tuned:
             for key, statistic in (("micro_f1", statistics.f1_of_sums), ("macro_f1", statistics.macro_f1_of_sums)):
                 difference, p_value = sampling.paired(rows[tuned], statistic, rows[name])
                 comparisons.append(Comparison(tuned, name, key, difference, p_value, "paired bootstrap"))
-            comparisons.append(_compare_right(tuned, name, "subset_accuracy", right[tuned], right[name], sampling))
+            comparisons.append(compare_right(tuned, name, "subset_accuracy", right[tuned], right[name], sampling))
 
     said = predictions[tuned]
     calibration = None
@@ -238,7 +238,7 @@ def assess_tagging(
         primary: default "entity_f1", or "token_accuracy" for tags that mark no entities.
         Other arguments as in `assess_classification`. Intervals resample whole sentences.
     """
-    _check_systems(predictions, tuned)
+    check_systems(predictions, tuned)
     marks_entities = tagging.detect_scheme(gold) is not None
     primary = primary or ("entity_f1" if marks_entities else "token_accuracy")
     systems, rows = [], {}
@@ -261,7 +261,7 @@ def assess_tagging(
             }
         measured["token_accuracy"] = sampling.bootstrap(rows[name, "token_accuracy"], statistics.share_of_sums)
         measured["token_macro_f1"] = tagging.token_table(gold, said.labels).average("macro").f1
-        systems.append(System(name, measured, _role(name, tuned, before), [list(tags) for tags in said.labels]))
+        systems.append(System(name, measured, role_of(name, tuned, before), [list(tags) for tags in said.labels]))
 
     comparisons = []
     for key, statistic in (("entity_f1", statistics.f1_of_sums), ("token_accuracy", statistics.share_of_sums)):
@@ -311,14 +311,14 @@ def assess_language(
             bits_per_byte an interval, and a paired comparison with the tuned system.
         fields: further fields of `Report`, above all `samples` and `events`.
     """
-    _check_systems(measured, tuned)
+    check_systems(measured, tuned)
     rows = {name: np.array(columns, dtype=float).T for name, columns in (documents or {}).items()}
     systems = []
     for name, values in measured.items():
         figures: dict[str, Any] = dict(values)
         if name in rows:
             figures["bits_per_byte"] = sampling.bootstrap(rows[name], statistics.share_of_sums)
-        systems.append(System(name, figures, _role(name, tuned, before)))
+        systems.append(System(name, figures, role_of(name, tuned, before)))
     systems += [System(o.name, {"bits_per_byte": o.bits_per_byte}, "baseline", note=o.note) for o in opponents]
     comparisons = []
     for name in rows:
@@ -344,7 +344,7 @@ def _class_rows(truth: np.ndarray, guess: np.ndarray, classes: int) -> np.ndarra
     return np.stack([gold * said, said, gold], axis=2).reshape(len(truth), -1)
 
 
-def _compare_right(
+def compare_right(
     name: str, other: str, key: str, right: np.ndarray, other_right: np.ndarray, sampling: Sampling
 ) -> Comparison:
     """Two systems by the records they get right: paired bootstrap of the difference, exact McNemar test."""
@@ -368,10 +368,12 @@ def _reorder(said: Predictions, names: Sequence[str]) -> np.ndarray:
     return table
 
 
-def _role(name: str, tuned: str, before: str) -> str:
+def role_of(name: str, tuned: str, before: str) -> str:
+    """The role of a system in a report, by its name."""
     return {tuned: "tuned", before: "before"}.get(name, "baseline")
 
 
-def _check_systems(systems: dict, tuned: str) -> None:
+def check_systems(systems: Mapping[str, Any], tuned: str) -> None:
+    """Raise `UsageError` unless the system that the report is about is among them."""
     if tuned not in systems:
         raise UsageError(f"No system is called {tuned!r}.", fix=did_you_mean(tuned, systems))

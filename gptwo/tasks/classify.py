@@ -133,12 +133,17 @@ class Classify(Task):
     def encode(
         self, record: Record, tokenizer: Tokenizer, max_length: int, index: int = 0, *, target: bool = True
     ) -> list[Example]:
-        ids, truncated = head_and_tail(encode_text(tokenizer, str(record.fields["text"])), max_length)
-        chosen: Any = None
-        if target:
-            places = [self._place(label, record) for label in self._labels_of(record)]
-            chosen = [float(i in places) for i in range(len(self.labels))] if self.multi_label else places[0]
-        return [Example(ids, target=chosen, index=index, truncated=truncated)]
+        ids, truncated = head_and_tail(encode_text(tokenizer, self.text_of(record)), max_length)
+        return [Example(ids, target=self.target_of(record) if target else None, index=index, truncated=truncated)]
+
+    def text_of(self, record: Record) -> str:
+        """What is classified, as text."""
+        return str(record.fields["text"])
+
+    def target_of(self, record: Record) -> Any:
+        """The index of the record's label; of several, 0.0 or 1.0 for each label."""
+        places = [self._place(label, record) for label in self._labels_of(record)]
+        return [float(i in places) for i in range(len(self.labels))] if self.multi_label else places[0]
 
     def loss(self, model: Model, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
         scores, targets = self.scores(model, batch), batch.targets
@@ -242,8 +247,8 @@ class Classify(Task):
         return self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
 
     def baselines(self, train: Sequence[Record], test: Sequence[Record]) -> dict[str, Predictions]:
-        texts, truth = [str(record.fields["text"]) for record in train], self.gold(train)
-        wanted = [str(record.fields["text"]) for record in test]
+        texts, truth = [self.text_of(record) for record in train], self.gold(train)
+        wanted = [self.text_of(record) for record in test]
         return {
             system.name: system.fit_predict(texts, truth, wanted) for system in (Majority(), TfidfLogisticRegression())
         }
@@ -252,10 +257,11 @@ class Classify(Task):
         common = {
             "title": title,
             "gold": self.gold(records),
-            "texts": [str(record.fields["text"]) for record in records],
+            "texts": [self.text_of(record) for record in records],
             "predictions": systems,
             "labels": self.labels,
             "sources": [(record.file, record.row) for record in records],
+            "task": self.name,
             **fields,
         }
         if self.multi_label:
