@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from gptwo.errors import MissingError, UsageError, did_you_mean
@@ -66,7 +66,7 @@ class DataSection(Section):
 
 
 class TaskSection(Section):
-    name: Literal["language", "classify", "tag"] = Field("language", description="what is learned")
+    name: Literal["language", "classify", "tag", "match"] = Field("language", description="what is learned")
     labels: Texts | None = Field(None, description="labels in order; none: those of the training data, sorted")
     multi_label: bool = Field(False, description="a text may have several labels, or none")
     class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
@@ -137,6 +137,40 @@ class TrackSection(Section):
     project: str = Field("gptwo", description="project name for wandb and mlflow")
 
 
+class Range(Section):
+    """Numbers that a search chooses from, both ends included; whole numbers where both ends are."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+    step: int | float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if self.low > self.high:
+            raise ValueError(f"low = {self.low} lies above high = {self.high}")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("with log = true, low must lie above 0 and there is no step")
+        return self
+
+
+class SearchSection(Section):
+    ranges: dict[str, Range | list[Any]] = Field(
+        {}, description="recipe key = [choices], or { low, high, log, step }; the keys may stand in [search] itself"
+    )
+    trials: int = Field(20, ge=1, description="trials in all, those of earlier calls among them")
+    metric: str | None = Field(None, description="what is to become best on valid; none: train.metric")
+    sampler: Literal["tpe", "random", "grid"] = Field("tpe", description="how the next trial is chosen")
+    pruner: Literal["median", "halving", "hyperband", "none"] = Field(
+        "median", description="how trials that promise little are ended early"
+    )
+    startup: int = Field(5, ge=0, description="trials before the sampler (then at random) and the pruner judge")
+    parallel: int = Field(1, ge=1, description="trials at the same time, each a process of its own")
+    patience: int | None = Field(None, ge=1, description="stop after this many trials without a better one")
+    minutes: float | None = Field(None, gt=0, description="begin no trial after this time")
+    keep: Literal["best", "all"] = Field("best", description="trials whose weights and checkpoints stay on disk")
+
+
 class Recipe(Section):
     """Everything a run does. See the sections for their keys."""
 
@@ -148,11 +182,14 @@ class Recipe(Section):
     schedule: ScheduleSection = Field(default_factory=ScheduleSection)
     freeze: FreezeSection = Field(default_factory=FreezeSection)
     track: TrackSection = Field(default_factory=TrackSection)
+    search: SearchSection = Field(default_factory=SearchSection)
 
     def to_toml(self) -> str:
-        """The recipe as TOML; keys without a value are left out."""
+        """The recipe as TOML; keys without a value are left out, and [search] where there is nothing to search."""
         lines = []
         for section, values in self.model_dump(exclude_none=True).items():
+            if section == "search" and not self.search.ranges:
+                continue
             lines += [f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in values.items()), ""]
         return "\n".join(lines)
 
@@ -202,6 +239,7 @@ def load_recipe(
             values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError("The recipe is not valid TOML.", where=path, why=str(error)) from error
+        _gather_ranges(values, f"{path}: search")
         _check_keys(values, lambda key: f"{path}: {key}")
         origins = {f"{section}.{key}": f"{path}: {section}.{key}" for section in values for key in values[section]}
     given = [
@@ -213,6 +251,7 @@ def load_recipe(
     for key, value, where in given:
         origins[".".join(key.split(".")[:2])] = where
         _put(values, key, value, where)
+    _gather_ranges(values, "search")
     _check_keys(values, lambda key: origins.get(key, key))
     try:
         return Recipe.model_validate(values)
@@ -256,6 +295,35 @@ def _put(values: dict[str, Any], key: str, value: Any, where: str) -> None:
         fix = f"write {homes[0]}.{key}" if homes else "keys look like train.steps"
         raise UsageError(f"{key!r} is no key of a recipe.", where=where, fix=fix)
     values[last] = value
+
+
+def _gather_ranges(values: dict[str, Any], where: str) -> None:
+    """Put what [search] says of recipe keys, dotted or nested, into its `ranges`; each must be a key of a recipe."""
+    search = values.get("search")
+    if not isinstance(search, dict):
+        return
+    ranges: dict[str, Any] = {}
+    given = search.pop("ranges", {})
+    if not isinstance(given, Mapping):
+        raise UsageError("search.ranges is a table of recipe keys.", where=where, fix='"train.batch_size" = [8, 16]')
+    for key in [key for key in search if key.partition(".")[0] in Recipe.model_fields]:
+        ranges |= _dotted(key, search.pop(key))
+    for key, value in given.items():
+        ranges |= _dotted(key, value)
+    for key in ranges:
+        section, _, name = key.partition(".")
+        if section == "search" or not name:
+            raise UsageError(f"{key!r} cannot be searched.", where=where, fix='"train.batch_size" = [8, 16]')
+        _check_keys({section: {name.partition(".")[0]: None}}, lambda key: f"{where}: {key}")
+    if ranges:
+        search["ranges"] = ranges
+
+
+def _dotted(key: str, value: Any) -> dict[str, Any]:
+    """Nested tables as dotted keys, down to ranges and lists."""
+    if not isinstance(value, Mapping) or "low" in value or "high" in value:
+        return {key: value}
+    return {name: found for inner, item in value.items() for name, found in _dotted(f"{key}.{inner}", item).items()}
 
 
 def _check_keys(values: Mapping[str, Any], where: Callable[[str], str]) -> None:

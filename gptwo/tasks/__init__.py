@@ -11,15 +11,23 @@ if TYPE_CHECKING:
     from gptwo.recipe import TaskSection
     from gptwo.tasks.base import Task
 
-NAMES = ("language", "classify", "tag")
+NAMES = ("language", "classify", "tag", "match")
 
 
 def make_task(section: TaskSection) -> Task:
     """The task of a recipe."""
     from gptwo.tasks.classify import Classify
     from gptwo.tasks.language import Language
+    from gptwo.tasks.match import Match
     from gptwo.tasks.tag import Tag
 
+    if section.name == "match":
+        return Match(
+            section.labels,
+            class_weights=section.class_weights,
+            positive=section.positive,
+            threshold=section.threshold,
+        )
     if section.name == "classify":
         return Classify(
             section.labels,
@@ -45,6 +53,7 @@ def restore_task(info: dict[str, Any], head: HeadKind) -> Task:
     """
     from gptwo.tasks.classify import Classify
     from gptwo.tasks.language import Language
+    from gptwo.tasks.match import Match
     from gptwo.tasks.tag import Tag
 
     name = info.get("task") or {"sequence": "classify", "token": "tag"}.get(head, "language")
@@ -56,6 +65,8 @@ def restore_task(info: dict[str, Any], head: HeadKind) -> Task:
             positive=info.get("positive"),
             threshold=info.get("threshold", 0.5),
         )
+    if name == "match":
+        return Match(info["labels"], positive=info.get("positive"), threshold=info.get("threshold", 0.5))
     if name == "tag":
         # a model that gptwo did not tune saw its sentences once
         task = Tag(info["labels"], context=info.get("context", "left"))
