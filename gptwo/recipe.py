@@ -156,7 +156,7 @@ class Range(Section):
 
 class SearchSection(Section):
     ranges: dict[str, Range | list[Any]] = Field(
-        {}, description="recipe key = [choices], or { low, high, log, step }; the keys may stand in [search] itself"
+        {}, description="recipe key = [choices] or { low, high, log, step }; may stand in [search] itself"
     )
     trials: int = Field(20, ge=1, description="trials in all, those of earlier calls among them")
     metric: str | None = Field(None, description="what is to become best on valid; none: train.metric")
