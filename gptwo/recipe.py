@@ -132,6 +132,30 @@ class FreezeSection(Section):
     gradual_every: int | None = Field(None, ge=1, description="unfreeze one more block from the top each so many steps")
 
 
+class AdapterSection(Section):
+    name: Literal["none", "lora", "adalora", "houlsby", "pfeiffer", "parallel", "prefix", "prompt", "bitfit", "ia3"] = (
+        Field("none", description="tune this beside a frozen model instead of the model itself")
+    )
+    rank: int = Field(8, ge=1, description="lora: rank of an update; adalora: mean rank at the end")
+    alpha: float | None = Field(
+        None, gt=0, description="lora, adalora: the update counts alpha / rank; none: twice the rank"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="lora, adalora: dropout before the update")
+    targets: Texts = Field([], description="lora, adalora, ia3: linear layers by name; none: the method's usual ones")
+    rank_stabilised: bool = Field(False, description="lora: divide alpha by the square root of the rank")
+    dora: bool = Field(False, description="lora: learn the length of each row apart from its direction")
+    initial_rank: int | None = Field(None, ge=1, description="adalora: rank at the start; none: one and a half of rank")
+    rank_warmup: float = Field(0.1, ge=0, lt=1, description="adalora: share of the run before ranks fall")
+    rank_final: float = Field(0.3, ge=0, lt=1, description="adalora: share of the run after they have fallen")
+    rank_every: int = Field(10, ge=1, description="adalora: steps between two allocations of the budget")
+    orthogonality: float = Field(0.5, ge=0, description="adalora: weight of the orthogonality penalty")
+    width: int | None = Field(
+        None, ge=1, description="houlsby, pfeiffer, parallel: middle of an adapter; none: n_embd / 16"
+    )
+    tokens: int = Field(16, ge=1, description="prefix, prompt: virtual tokens before every text")
+    also: Texts = Field([], description="modules that are tuned whole beside the adapter, such as ln_f")
+
+
 class TrackSection(Section):
     trackers: Texts = Field(["console", "events"], description="console, events, tensorboard, wandb, mlflow")
     project: str = Field("gptwo", description="project name for wandb and mlflow")
@@ -181,6 +205,7 @@ class Recipe(Section):
     optimizer: OptimizerSection = Field(default_factory=OptimizerSection)
     schedule: ScheduleSection = Field(default_factory=ScheduleSection)
     freeze: FreezeSection = Field(default_factory=FreezeSection)
+    adapter: AdapterSection = Field(default_factory=AdapterSection)
     track: TrackSection = Field(default_factory=TrackSection)
     search: SearchSection = Field(default_factory=SearchSection)
 

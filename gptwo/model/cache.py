@@ -36,6 +36,7 @@ class Cache:
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.documents: Tensor | None = None  # (B, L) once a row has padding or several documents
+        self.prefix = 0  # slots before the first token, filled by `begin_with`
         self.length = 0
 
     @property
@@ -44,7 +45,15 @@ class Cache:
 
     @property
     def capacity(self) -> int:
-        return self.keys.shape[3]
+        return self.keys.shape[3] - self.prefix
+
+    def begin_with(self, keys: Tensor, values: Tensor) -> None:
+        """Put keys and values that every row sees before its first token, (layers, H, P, D); they count as no token."""
+        self.prefix = keys.shape[2]
+        for name, first in (("keys", keys), ("values", values)):
+            slots = getattr(self, name)  # (layers, B, H, L, D)
+            first = first[:, None].expand(-1, slots.shape[1], -1, -1, -1).to(slots.dtype)
+            setattr(self, name, torch.cat([first, slots], 3))
 
     def reserve(self, new: int, documents: Tensor | None) -> Tensor | None:
         """Note the documents of `new` tokens; returns those of all tokens so far, (B, length + new), or None.
@@ -66,10 +75,11 @@ class Cache:
         return self.documents[:, : self.length + new]
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write new keys and values (B, H, T, D) of one layer; returns all of that layer, (B, H, length + T, D)."""
-        end = self.length + keys.shape[2]
-        self.keys[layer, :, :, self.length : end] = keys
-        self.values[layer, :, :, self.length : end] = values
+        """Write new keys and values (B, H, T, D) of one layer; returns all of that layer, (B, H, prefix + S, D)."""
+        start = self.prefix + self.length
+        end = start + keys.shape[2]
+        self.keys[layer, :, :, start:end] = keys
+        self.values[layer, :, :, start:end] = values
         return self.keys[layer, :, :, :end].to(keys.dtype), self.values[layer, :, :, :end].to(keys.dtype)
 
     def advance(self, new: int) -> None:
@@ -90,3 +100,20 @@ class Cache:
     def trim(self, length: int) -> None:
         """Forget every token after the first `length`."""
         self.length = min(self.length, length)
+
+
+class Before:
+    """Keys and values that stand before those of a whole pass: what takes a cache's place where nothing is kept.
+
+    Args:
+        keys, values: (layers, H, P, D), seen by every row.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor):
+        self.keys, self.values = keys, values
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of one layer with the prefix before them, (B, H, P + T, D)."""
+        rows = keys.shape[0]
+        first = (part[layer].to(keys.dtype).expand(rows, -1, -1, -1) for part in (self.keys, self.values))
+        return torch.cat([next(first), keys], 2), torch.cat([next(first), values], 2)

@@ -92,6 +92,8 @@ class GPT2(nn.Module):
         config: sizes and switches.
 
     Attributes:
+        prefix: keys and values that every row sees before its first token, from an adapter (gptwo/adapt/prefix.py);
+            None without one. It takes the first `prefix.tokens` positions; config.n_positions are those left.
         gradient_checkpointing: recompute each block in the backward pass instead of keeping its activations
             (Chen et al. 2016); set it before training where memory is short.
     """
@@ -100,6 +102,7 @@ class GPT2(nn.Module):
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
+        self.register_module("prefix", None)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
         self.drop = nn.Dropout(config.embd_pdrop)
@@ -141,32 +144,37 @@ class GPT2(nn.Module):
                 )
             positions = torch.arange(past, past + T, device=ids.device)
         seen = documents if cache is None else cache.reserve(T, documents)
-        mask = attention_mask(T, seen, past, ids.device)
+        before, kept = 0, cache
+        if self.prefix is not None:
+            before, kept = self.prefix.tokens, self.prefix.stand_before(self, cache)
+            positions = positions + before
+        mask = attention_mask(T, seen, past, ids.device, before)
 
         x = self.drop(self.wte(ids.clamp(min=0)) + self.wpe(positions))  # (B, T, C)
         for block in self.h:
             if self.gradient_checkpointing and self.training:
-                x = checkpoint(block, x, mask, cache, use_reentrant=False)
+                x = checkpoint(block, x, mask, kept, use_reentrant=False)
             else:
-                x = block(x, mask, cache)
+                x = block(x, mask, kept)
         if cache is not None:
             cache.advance(T)
         return self.ln_f(x)
 
 
-def attention_mask(T: int, documents: Tensor | None, past: int, device: torch.device) -> Tensor | None:
-    """Which of the S = past + T tokens each of the T new ones sees.
+def attention_mask(T: int, documents: Tensor | None, past: int, device: torch.device, before: int = 0) -> Tensor | None:
+    """Which of the S = past + T tokens each of the T new ones sees; all see the `before` slots ahead of those.
 
     Returns:
-        (1 or B, 1, T, S) boolean, or None where plain causal attention says it all.
+        (1 or B, 1, T, before + S) boolean, or None where plain causal attention says it all.
     """
-    if documents is None and (past == 0 or T == 1):
+    if documents is None and (past + before == 0 or T == 1):
         return None
-    causal = torch.ones(T, past + T, dtype=torch.bool, device=device).tril(past)
-    if documents is None:
-        return causal[None, None]
-    same = documents[:, past:, None] == documents[:, None, :]  # (B, T, S)
-    return (causal & same)[:, None]
+    mask = torch.ones(T, past + T, dtype=torch.bool, device=device).tril(past)[None]  # (1, T, S)
+    if documents is not None:
+        mask = mask & (documents[:, past:, None] == documents[:, None, :])  # (B, T, S)
+    if before:
+        mask = F.pad(mask, (before, 0), value=True)
+    return mask[:, None]
 
 
 def initialise(module: nn.Module, config: GPT2Config, generator: torch.Generator | None = None) -> None:
