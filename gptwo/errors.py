@@ -91,3 +91,13 @@ def did_you_mean(word: str, choices: Iterable[object]) -> str:
     if near:
         return f"Did you mean {near[0]!r}?"
     return f"Choose one of: {', '.join(names)}." if names else "There is none to choose from."
+
+
+def amount(count: int, noun: str) -> str:
+    """A count with its noun.
+
+    >>> amount(1, "record"), amount(2_000, "class"), amount(0, "entry")
+    ('1 record', '2,000 classes', '0 entries')
+    """
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith("s") else "s")
+    return f"{count:,} {noun if count == 1 else plural}"

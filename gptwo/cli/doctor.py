@@ -38,6 +38,9 @@ def data(
     if max_length is not None and tokenizer is None:
         raise UsageError("--max-length is in tokens.", fix="Give --tokenizer DIR too.")
     mapping = parse_columns(columns)
+    several = list_separator is not None
+    if mapping and "labels" in mapping:  # the task's own name is label; this one says that it holds several
+        mapping, several = {"label" if name == "labels" else name: column for name, column in mapping.items()}, True
     task = task or _likely_task(train, mapping, format)
     options = {
         "columns": mapping,
@@ -49,7 +52,8 @@ def data(
     }
     files = {split: path for split, path in (("train", train), ("valid", valid), ("test", test)) if path}
     rejects = {split: Rejects() for split in files}
-    records = {split: _read(path, task, rejects[split], options) for split, path in files.items()}
+    lists = {"classify": ("label",) if several else (), "tag": ("tokens", "tags")}.get(task, ())
+    records = {split: _read(path, task, lists, rejects[split], options) for split, path in files.items()}
     findings = inspect_records(
         records["train"],
         valid=records.get("valid", ()),
@@ -88,7 +92,7 @@ def _begins_as_conll(file: str, kind: str | None) -> bool:
         return head.read(32).startswith(b"-DOCSTART-")
 
 
-def _read(path: str, task: str, rejects, options: dict) -> list:
+def _read(path: str, task: str, lists: tuple[str, ...], rejects, options: dict) -> list:
     """The records of one split; a text file's documents are records numbered from 1."""
     from itertools import islice
 
@@ -100,17 +104,15 @@ def _read(path: str, task: str, rejects, options: dict) -> list:
     if task == "language" and (options["format"] or format_of(path) or "txt") == "txt":
         found = iter_documents(path, encoding=options["encoding"], rejects=rejects)
         return [Record({"text": text}, path, number) for number, text in enumerate(islice(found, TEXT_DOCUMENTS), 1)]
-    required, lists = REQUIRED.get(task, ("text",)), ()
-    if task == "classify" and options["columns"] and "labels" in options["columns"]:
-        required, lists = ("text", "labels"), ("labels",)
-    if task == "tag":
-        lists = ("tokens", "tags")
+    required = REQUIRED.get(task, ("text",))
     return list(read_records(path, required=required, lists=lists, rejects=rejects, **options))
 
 
 def _print(findings: list, task: str, counts: dict[str, int], folders: set[str]) -> None:
     from rich.table import Column, Table
     from rich.text import Text
+
+    from gptwo.errors import amount
 
     colours = {"error": "red", "warning": "yellow", "info": "cyan"}
     told = ", ".join(f"{split} {count:,}" for split, count in counts.items())
@@ -126,6 +128,6 @@ def _print(findings: list, task: str, counts: dict[str, int], folders: set[str])
         table.add_row(severity, Text(finding.what), Text(rows), Text(finding.fix))
     console().print(table)
     totals = [
-        f"{sum(finding.severity == severity for finding in findings)} {severity}s" for severity in ("error", "warning")
+        amount(sum(finding.severity == severity for finding in findings), severity) for severity in ("error", "warning")
     ]
     console().print(f"{', '.join(totals)}. --json lists the first ten rows of each.")

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gptwo.data.duplicates import duplicate_findings
-from gptwo.data.finding import Finding, Item, amount
+from gptwo.data.finding import Finding, Item
 from gptwo.data.label_checks import class_findings, spelling_findings
 from gptwo.data.rejects import Rejects
 from gptwo.data.sources import Record
 from gptwo.data.tag_checks import tag_findings
 from gptwo.data.text_checks import encoding_findings, length_findings
-from gptwo.errors import DataError, UsageError, did_you_mean
+from gptwo.errors import DataError, UsageError, amount, did_you_mean
 
 if TYPE_CHECKING:
     from gptwo.tokenizer import Tokenizer

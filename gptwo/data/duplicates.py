@@ -14,7 +14,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from gptwo.data.finding import Finding, Item, amount, places
+from gptwo.data.finding import Finding, Item, places
+from gptwo.errors import amount
 
 NEAR = 0.8
 LEAKAGE_ERROR = 0.01

@@ -66,9 +66,3 @@ def places(items: Iterable[Item]) -> list[str]:
         if len(found) == ROWS_SHOWN:
             break
     return found
-
-
-def amount(count: int, noun: str) -> str:
-    """A count with its noun: "1 record", "2 records"."""
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith("s") else "s")
-    return f"{count:,} {noun if count == 1 else plural}"

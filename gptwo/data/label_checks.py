@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from gptwo.data.duplicates import normalised
-from gptwo.data.finding import Finding, Item, amount, places
+from gptwo.data.finding import Finding, Item, places
+from gptwo.errors import amount
 
 FEW_ROWS = 5
 IMBALANCE = 10.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from gptwo.errors import DataError
+from gptwo.errors import DataError, amount
 
 EXCERPT_CHARACTERS = 300
 
@@ -91,7 +91,7 @@ class Rejects:
             return "no rows rejected"
         reasons = ", ".join(f"{count:,} × {reason}" for reason, count in self.reasons.most_common(3))
         where = f"; all in {self.path}" if self.path else ""
-        return f"{self.total:,} rows rejected ({reasons}); first at {self.first[0].place()}{where}"
+        return f"{amount(self.total, 'row')} rejected ({reasons}); first at {self.first[0].place()}{where}"
 
     def as_json(self) -> dict:
         """The counts for reports and `--json`."""

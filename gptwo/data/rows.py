@@ -14,6 +14,7 @@ from gptwo.data.files import ByteStream, refuse_utf16
 from gptwo.errors import DataError, UsageError
 
 MAX_QUOTED_CHARACTERS = 1 << 24
+UTF_8 = ("utf-8", "utf_8", "utf8", "utf-8-sig", "utf_8_sig")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -38,7 +39,7 @@ class TextLines:
 
     def __init__(self, stream: ByteStream, encoding: str, newline: str = "\n"):
         buffered = io.BufferedReader(stream, 1 << 18)
-        if encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig"):
+        if encoding.lower() in UTF_8:
             encoding = "utf-8-sig"
             refuse_utf16(buffered.peek(4)[:4], stream.name)
         try:
@@ -92,7 +93,8 @@ def wrong_text(text: str, encoding: str) -> Bad | None:
         return None
     raw = text[max(0, found.start() - 40) : found.end() + 80]
     if 0xDC80 <= ord(found.group()) <= 0xDCFF:
-        return Bad(f"not {encoding}; give the encoding, e.g. latin-1 or gb18030", raw)
+        name = "UTF-8" if encoding.lower() in UTF_8 else encoding
+        return Bad(f"not {name}; give the encoding, e.g. latin-1 or gb18030", raw)
     return Bad("half a surrogate pair", raw)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from gptwo.data.finding import Finding, Item, amount, places
+from gptwo.data.finding import Finding, Item, places
 from gptwo.data.label_checks import spelling_findings
+from gptwo.errors import amount
 
 
 def tag_findings(items: Sequence[Item]) -> list[Finding]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gptwo.data.finding import Finding, Item, amount, places
+from gptwo.data.finding import Finding, Item, places
+from gptwo.errors import amount
 
 if TYPE_CHECKING:
     from gptwo.tokenizer import Tokenizer

@@ -195,7 +195,9 @@ def read_report(folder: str | Path) -> Report:
     """The report of a run folder, from its report.json."""
     path = Path(folder) / "report.json"
     if not path.is_file():
-        raise MissingError("There is no report.", where=path, fix="Run `gptwo evaluate` on the run first.")
+        raise MissingError(
+            "There is no report.", where=path, fix=f"make one: gptwo evaluate --model {folder} DATA --out {folder}"
+        )
     try:
         return Report.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError) as error:

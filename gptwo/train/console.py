@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from gptwo.errors import amount
 from gptwo.train.track import Event, numbers
 
 SECONDS_BETWEEN_LINES = 10.0  # in a log: at most one line of progress in this time
@@ -33,8 +34,8 @@ def machine(event: Event) -> str:
     if event.get("parameters"):
         parts.append(f"{event['parameters']:,} parameters, {event.get('tuned', event['parameters']):,} tuned")
     if event.get("device"):
-        threads = f" with {event['threads']} threads" if event["device"] == "cpu" and event.get("threads") else ""
-        parts.append(f"on {event['device']}{threads}")
+        threads = event.get("threads") if event["device"] == "cpu" else None
+        parts.append(f"on {event['device']}" + (f" with {amount(threads, 'thread')}" if threads else ""))
     if event.get("precision"):
         why = f" ({event['precision_why']})" if event.get("precision_why") else ""
         parts.append(f"in {event['precision']}{why}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
 from gptwo.adapt.freeze import freeze
+from gptwo.data.files import format_of
 from gptwo.data.loader import ExampleBatches
 from gptwo.data.sources import Record
 from gptwo.errors import UsageError
@@ -26,12 +28,23 @@ from gptwo.tokenizer import Tokenizer, load_tokenizer
 from gptwo.train.checkpoint import check_space
 from gptwo.train.lock import hold
 from gptwo.train.parts import CountedRejects, notes_of, read_parts
-from gptwo.train.pretrain import set_dropout
-from gptwo.train.run import begun_recipe, nothing_to_resume, open_run, settle, write_environment
+from gptwo.train.pretrain import FRESH, set_dropout
+from gptwo.train.run import (
+    begun_recipe,
+    changed_keys,
+    nothing_to_resume,
+    open_run,
+    settle,
+    without_effect,
+    write_environment,
+)
 from gptwo.train.session import run_session
 from gptwo.train.trainer import Hooks, Outcome, unknown_metric
 
 PACKED_ROW = 512  # tokens of a row that several records share: attention stays cheap, and little is padded
+UNUSED = (*FRESH, "data.block_size", "train.evaluate_batches")  # recipe keys that only pretraining reads
+
+Stop = Callable[[int, dict[str, float]], str | None]
 
 
 @dataclass
@@ -70,6 +83,7 @@ def finetune(
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    stop: Stop | None = None,
 ) -> Run:
     """Tune a model for a task and report what it was worth.
 
@@ -83,6 +97,7 @@ def finetune(
         settings: further recipe keys, dotted: {"train.epochs": 5}.
         resume: go on from the newest checkpoint of `out`.
         overwrite: start anew in a used folder.
+        stop: told the step and figures of each evaluation; a reason that it gives ends training there.
 
     Raises:
         UsageError: a wrong recipe.
@@ -99,14 +114,17 @@ def finetune(
         raise UsageError("There is no model to start from.", where="model.base", fix="--model gptwo-mini")
     if not recipe.data.train:
         raise UsageError("There are no records to learn from.", where="data.train", fix="--train records.jsonl")
+    check_records(recipe)
     job = make_task(recipe.task)
     base = model if isinstance(model, Pretrained) else models.load(recipe.model.base or "")
     with hold(out):
         folder = open_run(out, recipe, resume=resume, overwrite=overwrite)
-        return tune_model(base, job, recipe, folder, resume=resume)
+        return tune_model(base, job, recipe, folder, resume=resume, stop=stop)
 
 
-def tune_model(base: Pretrained, job: Task, recipe: Recipe, folder: Path, *, resume: bool = False) -> Run:
+def tune_model(
+    base: Pretrained, job: Task, recipe: Recipe, folder: Path, *, resume: bool = False, stop: Stop | None = None
+) -> Run:
     """Tune a model in a run folder that is open; raises as `finetune`."""
     device, precision = settle(recipe, folder, resume=resume)
     rejects = CountedRejects(folder / "rejects.jsonl", strict=recipe.data.strict)
@@ -135,6 +153,7 @@ def tune_model(base: Pretrained, job: Task, recipe: Recipe, folder: Path, *, res
     before = job.untuned(base.model, start.model, tokenizer, test_records, **how)
     samples = write_samples(start, job, test_records, recipe, BEFORE)
     notes = notes_of(parts, rejects)
+    notes += without_effect("finetune", [key for key in changed_keys(recipe) if key in UNUSED])
 
     def sample() -> list[str]:
         return [f"{found.prompt}{found.text}" for found in write_samples(start, job, test_records, recipe, TUNED)]
@@ -146,6 +165,7 @@ def tune_model(base: Pretrained, job: Task, recipe: Recipe, folder: Path, *, res
         save_best=lambda: models.save(start, folder / "best"),
         sample=sample if recipe.train.sample_every and isinstance(job, Language) else None,
         place=lambda index: parts["train"].records[index].place(),
+        stop=stop,
     )
     source = ExampleBatches(
         parts["train"].examples,
@@ -200,6 +220,24 @@ def resolve(
         flat = {f"{section}.{key}": value for section, values in given.items() for key, value in values.items()}
         return load_recipe(None, {**flat, **{k: v for k, v in overrides.items() if v is not None}}, environment={})
     return load_recipe(recipe, overrides)
+
+
+def check_records(recipe: Recipe) -> None:
+    """Text files hold no records of a language model: they are what it is pretrained on.
+
+    Raises:
+        UsageError: there are such files among the training data.
+    """
+    if recipe.task.name != "language" or recipe.data.format is not None:
+        return
+    texts = [path for path in recipe.data.train if format_of(path) == "txt"]
+    if texts:
+        raise UsageError(
+            "A file of running text holds no records to tune on.",
+            where=texts[0],
+            why="records are rows with a text each: csv, jsonl, …",
+            fix=shlex.join(["gptwo", "pretrain", "--model", recipe.model.base or "NAME", "--train", texts[0]]),
+        )
 
 
 def listed(value: str | Path | Sequence[str | Path] | None) -> list[str] | None:

@@ -11,7 +11,7 @@ from gptwo.data.batching import Batch
 from gptwo.data.loader import TokenBlocks
 from gptwo.data.pack import pack
 from gptwo.data.shards import Shards
-from gptwo.errors import DataError, UsageError
+from gptwo.errors import DataError, UsageError, amount
 from gptwo.evaluate.language import bytes_of_tokens, score_shards
 from gptwo.evaluate.report import Report, System, load_events
 from gptwo.evaluate.report import Sample as SampleText
@@ -25,12 +25,17 @@ from gptwo.recipe import ModelSection, Recipe, TrainSection
 from gptwo.tokenizer import Tokenizer, load_tokenizer
 from gptwo.train.checkpoint import check_space
 from gptwo.train.lock import hold
-from gptwo.train.run import open_run, settle, write_environment
+from gptwo.train.run import changed_keys, open_run, settle, without_effect, write_environment
 from gptwo.train.session import run_session
 from gptwo.train.track import read_events
 from gptwo.train.trainer import Hooks, unknown_metric
 
 FIGURES = ("loss", "perplexity", "bits_per_byte")
+FRESH = (  # what only fresh weights have a use for
+    *("model.preset", "model.n_layer", "model.n_embd", "model.n_head", "model.n_positions"),
+    *("model.tie_word_embeddings", "model.scale_attn_by_inverse_layer_idx"),
+)
+DATA = ("data.train", "data.valid", "data.block_size")  # what pretraining reads of the data
 
 
 class NextToken:
@@ -118,6 +123,7 @@ def train_on_text(
         save_best=lambda: models.save(start, folder / "best"),
         sample=sample if options.sample_every else None,
     )
+    notes = without_effect("pretrain", [key for key in changed_keys(recipe) if not is_used(key, recipe)])
     outcome = run_session(
         model,
         NextToken(),
@@ -128,6 +134,7 @@ def train_on_text(
         tuned=tuned,
         precision=precision,
         resume=resume,
+        notices=notes,
     )
     if valid is None:
         models.save(start, folder / "best")
@@ -142,6 +149,7 @@ def train_on_text(
             events=load_events(folder / "events.jsonl"),
             samples=samples_of(read_events(folder)),
             notes=[
+                *notes,
                 f"Measured on {held_out(valid, block, options)} of held-out text; {valid.tokens:,} tokens there are.",
                 f"The best checkpoint is that of step {progress.best_step:,}, by {hooks.metric}.",
             ],
@@ -152,11 +160,19 @@ def train_on_text(
     return best
 
 
+def is_used(key: str, recipe: Recipe) -> bool:
+    """Whether pretraining reads a key."""
+    section = key.partition(".")[0]
+    if section == "data":
+        return key in DATA
+    return section != "task" and not (recipe.model.base and key in FRESH)
+
+
 def held_out(valid: Shards, block: int, options: TrainSection) -> str:
     """How much of the held-out text an evaluation reads."""
     blocks = max(1, (valid.tokens - 1) // block)
     read = min(blocks, (options.evaluate_batches or blocks) * options.batch_size)
-    return f"{read:,} blocks of {block:,} tokens" + (", spread evenly," if read < blocks else "")
+    return f"{amount(read, 'block')} of {block:,} tokens" + (", spread evenly," if read < blocks else "")
 
 
 def samples_of(events: list[dict]) -> list[SampleText]:

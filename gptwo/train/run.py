@@ -22,7 +22,7 @@ from gptwo.runtime import Choice
 from gptwo.train.checkpoint import list_checkpoints
 
 # What a resumed run may have changed; anything else would make another run of it.
-FREE_SECTIONS = ("schedule", "track")
+FREE_SECTIONS = ("schedule", "track", "search")
 FREE = {
     "data": ("train", "valid", "test", "strict"),  # the files are compared by their content
     "train": (
@@ -118,6 +118,22 @@ def nothing_to_resume(out: str | Path) -> UsageError:
     return UsageError(
         "There is no run to go on with.", where=out, why="it has no recipe.toml", fix="check --out, or begin a run"
     )
+
+
+def changed_keys(recipe: Recipe) -> list[str]:
+    """The keys, dotted, whose value is not their default."""
+    plain = Recipe()
+    return [
+        f"{name}.{key}"
+        for name in Recipe.model_fields
+        for key, value in getattr(recipe, name)
+        if value != getattr(getattr(plain, name), key)
+    ]
+
+
+def without_effect(verb: str, keys: list[str]) -> list[str]:
+    """A note on keys that were set for nothing, where there are any."""
+    return [f"Set, but not used by gptwo {verb}: {', '.join(keys)}."] if keys else []
 
 
 def settle(recipe: Recipe, folder: Path, *, resume: bool) -> tuple[Choice, Choice]:

@@ -75,7 +75,7 @@ def test_records_shows_the_first_and_counts_rejects(gptwo, tmp_path):
     assert said["first"][0] == {"file": str(path), "row": 2, "fields": {"text": "很好", "label": "5"}}
     code, stdout, stderr = gptwo("data", "records", path)
     assert (code, stdout) == (0, "")
-    assert "2 records; 1 rows rejected" in stderr
+    assert "2 records; 1 row rejected" in stderr
     assert gptwo("data", "records", path, "--strict")[0] == 3
     assert gptwo("data", "records", path, "--columns", "text")[0] == 2
     assert gptwo("data", "records", path, "--columns", "text=reviw")[0] == 3
@@ -96,6 +96,8 @@ def test_doctor_exit_codes(gptwo, tmp_path, tokenizer_folder):
     assert not said["ok"]
     errors = {finding["check"] for finding in said["findings"] if finding["severity"] == "error"}
     assert errors == {"label-spelling", "rejected-rows", "leakage"}
+    bad.write_text("\n".join(["text,label", *lines, "one,two,three"]))
+    assert "1 error, " in gptwo("doctor", "data", bad)[2]
     assert gptwo("doctor", "data", good, "--max-length", 5)[0] == 2
     assert gptwo("doctor", "data", good, "--task", "clasify")[0] == 2
     assert gptwo("doctor", "data", tmp_path / "none.csv")[0] == 3
@@ -113,3 +115,13 @@ def test_doctor_knows_the_task_by_the_file(gptwo, tmp_path):
     said = json.loads(gptwo("doctor", "data", labels, "--columns", "text=text,labels=labels", "--json")[1])
     assert said["task"] == "classify"
     assert "unequal-lengths" not in {finding["check"] for finding in said["findings"]}
+
+
+@pytest.mark.parametrize("name", ["label", "labels"])
+def test_doctor_counts_each_of_several_labels_under_the_tasks_own_name(gptwo, tmp_path, name):
+    (tmp_path / "a.csv").write_text("text,topics\na b,x|y\nc d,x\ne f,\n")
+    options = ("--columns", f"text=text,{name}=topics", "--list-separator", "|", "--json")
+    said = json.loads(gptwo("doctor", "data", tmp_path / "a.csv", *options)[1])
+    (balance,) = (finding for finding in said["findings"] if finding["check"] == "class-balance")
+    assert said["records"] == {"train": 3}
+    assert balance["detail"]["train"] == {"x": 2, "y": 1}

@@ -256,7 +256,7 @@ def test_bytes_outside_the_encoding_cost_their_row_only(tmp_path, name):
     path = write(tmp_path / name, content)
     found, bad = read(path, format=kind)
     assert len(found) == 1
-    assert [reason for _, reason in bad] == ["not utf-8; give the encoding, e.g. latin-1 or gb18030"]
+    assert [reason for _, reason in bad] == ["not UTF-8; give the encoding, e.g. latin-1 or gb18030"]
     found, bad = read(path, format=kind, encoding="latin-1")
     assert len(found) == 2
     assert not bad

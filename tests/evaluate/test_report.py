@@ -96,7 +96,7 @@ def test_report_survives_its_files(tmp_path):
 
 
 def test_a_missing_or_foreign_report_is_named(tmp_path):
-    with pytest.raises(MissingError, match="no report"):
+    with pytest.raises(MissingError, match=rf"no report[\s\S]*gptwo evaluate --model {tmp_path} DATA --out {tmp_path}"):
         read_report(tmp_path)
     (tmp_path / "report.json").write_text('{"title": 1}')
     with pytest.raises(DataError, match="no report of gptwo"):

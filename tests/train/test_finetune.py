@@ -314,6 +314,38 @@ def test_texts_too_long_are_noted(tune, tmp_path):
     ]
 
 
+def test_long_texts_of_a_language_model_are_noted_too(tune, tmp_path):
+    rows = [{"text": "the cat sat " * (1 + 30 * (i == 3)), "title": "mat"} for i in range(9)]
+    data = write(tmp_path / "data.jsonl", rows)
+    run = tune("language", train=data, valid=data, test=data, task__prompt="{title}: ", train__steps=1)
+    tokenizer = run.model.tokenizer
+    ids = len(tokenizer.encode("mat: ")) + len(tokenizer.encode("the cat sat " * 31)) + 1  # and the end
+    cut = ids - (run.model.config.n_positions + 1)  # the last one is only to be predicted
+    wanted = [
+        f"{part}: 1 of 9 records are longer than 48 tokens; {cut:,} tokens were cut out of them."
+        for part in ("train", "valid", "test")
+    ]
+    assert [note for note in run.report.notes if "longer" in note] == wanted
+    events = [event["message"] for event in read_events(tmp_path / "run") if event["kind"] == "notice"]
+    assert [note for note in events if "longer" in note] == wanted
+
+
+def test_what_was_set_for_nothing_is_told(tune, labelled, tmp_path):
+    run = tune("classify", train=labelled / "train.jsonl", train__steps=1, train__evaluate_batches=2, model__n_layer=7)
+    note = "Set, but not used by gptwo finetune: model.n_layer, train.evaluate_batches."
+    assert note in run.report.notes
+    assert note in [event.get("message") for event in read_events(tmp_path / "run")]
+    run = tune("classify", "other", train=labelled / "train.jsonl", train__steps=1)
+    assert not any("not used" in note for note in run.report.notes)
+
+
+def test_running_text_is_sent_to_pretrain(tune, tmp_path):
+    (tmp_path / "a b.txt").write_text("the cat sat on the mat")
+    with pytest.raises(UsageError, match=r"running text[\s\S]*gptwo pretrain --model .*tiny --train '.*a b\.txt'"):
+        tune("language", train=tmp_path / "a b.txt")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_limit_takes_records_at_random(tune, labelled):
     run = tune("classify", train=labelled / "train.jsonl", data__limit=10, train__epochs=1, train__batch_size=1)
     assert run.outcome.progress.step == 9

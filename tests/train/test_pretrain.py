@@ -13,8 +13,8 @@ from gptwo.errors import DataError, GptwoError, UsageError
 from gptwo.evaluate.report import read_report
 from gptwo.generate.engine import Engine
 from gptwo.model.pretrained import load
-from gptwo.recipe import load_recipe
-from gptwo.train.pretrain import pretrain
+from gptwo.recipe import TrainSection, load_recipe
+from gptwo.train.pretrain import held_out, pretrain
 from gptwo.train.track import read_events
 
 
@@ -174,3 +174,23 @@ def test_a_run_without_one_finite_evaluation_has_no_best_model_and_says_so(recip
     monkeypatch.setattr("gptwo.train.pretrain.score_shards", lambda *_, **__: TextScore(float("nan"), 1, 1))
     with pytest.raises(GptwoError, match="No evaluation gave a number for 'loss'"):
         pretrain(recipe(), tmp_path / "run")
+
+
+def test_what_was_set_for_nothing_is_told_in_the_log_and_the_report(recipe, base_folder, tmp_path):
+    settings = {"task__labels": ["a"], "data__encoding": "gb18030", "data__valid_share": 0.1, "data__block_size": 8}
+    pretrain(recipe(model__base=str(base_folder), **settings), tmp_path / "run")
+    note = (
+        "Set, but not used by gptwo pretrain: model.n_layer, model.n_embd, model.n_head, model.n_positions, "
+        "data.encoding, task.labels."
+    )
+    assert [event["message"] for event in read_events(tmp_path / "run") if event["kind"] == "notice"] == [note]
+    assert read_report(tmp_path / "run").notes[0] == note
+
+
+def test_nothing_is_told_where_every_key_has_its_use(recipe, tmp_path):
+    pretrain(recipe(), tmp_path / "run")
+    assert not [event for event in read_events(tmp_path / "run") if event["kind"] == "notice"]
+
+
+def test_held_out_text_of_one_block():
+    assert held_out(SimpleNamespace(tokens=9), 16, TrainSection()) == "1 block of 16 tokens"

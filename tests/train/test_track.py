@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from gptwo.errors import MissingError, UsageError
-from gptwo.train.console import ConsoleTracker
+from gptwo.train.console import ConsoleTracker, machine
 from gptwo.train.track import Background, EventsFile, Trackers, make_trackers, plain, read_events
 
 RECIPE = {"task": "classify", "train": {"seed": 7}}
@@ -182,6 +182,7 @@ def test_console_writes_plain_lines_where_there_is_no_terminal():
     assert "Once upon [a] time\n从前[/b]\n" in shown
     assert re.search(r"ended at step 4/4 after \d+:\d\d:\d\d: finished", shown)
     assert "on cpu with 2 threads, in bf16 (4 times as fast)" in shown
+    assert machine({"device": "cpu", "threads": 1}) == "on cpu with 1 thread"
     assert "\x1b" not in shown
 
 
