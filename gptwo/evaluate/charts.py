@@ -82,37 +82,37 @@ def line_chart(lines: Sequence[Line], *, title: str, x_title: str, mark: tuple[f
         raw = np.concatenate(faint)
         low, high = min(low, float(np.quantile(raw, 0.01))), max(high, float(np.quantile(raw, 0.99)))
     pad = 0.06 * (high - low) or max(abs(high) * 0.05, 0.5)
-    x_scale = _scale(float(xs.min()), float(xs.max()), 46, WIDTH - 14)
-    y_scale = _scale(low - pad, high + pad, HEIGHT - 36, 10)
+    x_scale = scale_of(float(xs.min()), float(xs.max()), 46, WIDTH - 14)
+    y_scale = scale_of(low - pad, high + pad, HEIGHT - 36, 10)
 
-    out = [_grid(low - pad, high + pad, y_scale)]
+    out = [grid(low - pad, high + pad, y_scale)]
     clip = f'<svg x="46" y="6" width="{WIDTH - 54}" height="{HEIGHT - 42}" viewBox="46 6 {WIDTH - 54} {HEIGHT - 42}">'
     out.append(clip)
     for line in lines:
         if line.faint is not None:
-            out.append(_path(line.x, line.faint, x_scale, y_scale, line.colour, width=1, opacity=0.25))
+            out.append(polyline(line.x, line.faint, x_scale, y_scale, line.colour, width=1, opacity=0.25))
     for line in lines:
-        out.append(_path(line.x, line.y, x_scale, y_scale, line.colour, width=2))
+        out.append(polyline(line.x, line.y, x_scale, y_scale, line.colour, width=2))
         if len(line.x) <= 30:
             out += [
                 f'<circle cx="{number(x_scale(x))}" cy="{number(y_scale(y))}" r="2.5" fill="{line.colour}"/>'
                 for x, y in zip(line.x, line.y, strict=True)
             ]
     out.append("</svg>")
-    out.append(_x_axis(float(xs.min()), float(xs.max()), x_scale, x_title))
+    out.append(x_axis(float(xs.min()), float(xs.max()), x_scale, x_title))
     if mark:
         out.append(
             f'<circle cx="{number(x_scale(mark[0]))}" cy="{number(y_scale(mark[1]))}" r="6" fill="none" '
             'stroke="var(--ink)" stroke-width="1.5"/>'
         )
-    return _svg(WIDTH, HEIGHT, title, out)
+    return svg(WIDTH, HEIGHT, title, out)
 
 
 def reliability_diagram(calibration: Calibration) -> str:
     """Share correct over confidence with 95 % intervals (Wilson), and how many predictions lie where."""
     width, top, base, floor = 460, 12, 262, 330
-    x_scale, y_scale = _scale(0, 1, 46, width - 14), _scale(0, 1, base, top)
-    out = [_grid(0, 1, y_scale)]
+    x_scale, y_scale = scale_of(0, 1, 46, width - 14), scale_of(0, 1, base, top)
+    out = [grid(0, 1, y_scale)]
     out.append(
         f'<line x1="{number(x_scale(0))}" y1="{base}" x2="{number(x_scale(1))}" y2="{top}" '
         'stroke="var(--muted)" stroke-dasharray="4 4"/>'
@@ -138,8 +138,8 @@ def reliability_diagram(calibration: Calibration) -> str:
             f'height="{number(height)}" fill="var(--accent)" opacity=".45"><title>{hint}</title></rect>'
         )
     out.append(f'<text x="46" y="{base + 16}">predictions (tallest bar: {most:,})</text>')
-    out.append(_x_axis(0, 1, x_scale, "confidence", y=floor))
-    return _svg(width, floor + 36, "Reliability diagram: share correct over confidence", out)
+    out.append(x_axis(0, 1, x_scale, "confidence", y=floor))
+    return svg(width, floor + 36, "Reliability diagram: share correct over confidence", out)
 
 
 def heat_map(matrix: ConfusionMatrix) -> str:
@@ -174,7 +174,7 @@ def heat_map(matrix: ConfusionMatrix) -> str:
         flat = max(map(text_width, names)) * font * 0.56 < cell - 6
         out += _class_names(matrix.labels, names, margin, cell, font, flat=flat)
         below = 24.0 if flat else margin * 0.72 + 16
-    return _svg(margin + edge + 4, 2 + edge + below, "Confusion matrix, gold in rows, predicted in columns", out)
+    return svg(margin + edge + 4, 2 + edge + below, "Confusion matrix, gold in rows, predicted in columns", out)
 
 
 def _cell_text(count: int, x: float, y: float, *, strong: bool) -> str:
@@ -266,12 +266,14 @@ def shorten(text: str, width: float) -> str:
     return kept + "…"
 
 
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+def scale_of(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    """Places on the page for the values low..high: from start to end."""
     span = (high - low) or 1.0
     return lambda value: start + (value - low) / span * (end - start)
 
 
-def _grid(low: float, high: float, y_scale: Callable[[float], float]) -> str:
+def grid(low: float, high: float, y_scale: Callable[[float], float]) -> str:
+    """Horizontal rules with their labels."""
     places = ticks(low, high)
     step = places[1] - places[0] if len(places) > 1 else 1.0
     return "".join(
@@ -281,7 +283,8 @@ def _grid(low: float, high: float, y_scale: Callable[[float], float]) -> str:
     )
 
 
-def _x_axis(low: float, high: float, x_scale: Callable[[float], float], title: str, *, y: float = HEIGHT - 36) -> str:
+def x_axis(low: float, high: float, x_scale: Callable[[float], float], title: str, *, y: float = HEIGHT - 36) -> str:
+    """The axis below a chart, with its ticks and title."""
     places = ticks(low, high)
     step = places[1] - places[0] if len(places) > 1 else 1.0
     out = f'<line x1="46" x2="{WIDTH - 14}" y1="{y}" y2="{y}" class="axis-line"/>'
@@ -294,7 +297,7 @@ def _x_axis(low: float, high: float, x_scale: Callable[[float], float], title: s
     return out + f'<text x="{WIDTH - 14}" y="{y + 32}" text-anchor="end">{safe(title)}</text>'
 
 
-def _path(
+def polyline(
     xs: Sequence[float],
     ys: Sequence[float],
     x_scale: Callable[[float], float],
@@ -304,6 +307,7 @@ def _path(
     width: float,
     opacity: float = 1.0,
 ) -> str:
+    """A line through points."""
     points = " ".join(f"{number(x_scale(x))},{number(y_scale(y))}" for x, y in zip(xs, ys, strict=True))
     return (
         f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="{width}" '
@@ -311,7 +315,8 @@ def _path(
     )
 
 
-def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
+def svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
+    """The element around finished parts; `title` is what a screen reader says."""
     return (
         f'<svg viewBox="0 0 {number(width)} {number(height)}" style="--natural:{number(width)}px" role="img" '
         f'aria-label="{safe(title)}">{"".join(parts)}</svg>'

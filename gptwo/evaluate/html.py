@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from gptwo.evaluate import charts
 from gptwo.evaluate.curves import curve_panels
-from gptwo.evaluate.html_parts import cell, cut, figure, rows_of, safe, section, table
+from gptwo.evaluate.html_parts import cell, cut, figure, page, rows_of, safe, section, table
 from gptwo.evaluate.metric_names import best_of, format_value, metric_name, unit_title
-from gptwo.evaluate.page_style import CSS
 from gptwo.evaluate.verdict import upper_first, verdicts
 
 if TYPE_CHECKING:
@@ -39,13 +38,7 @@ def render(report: Report) -> str:
         _particulars(report),
     ]
     body = "\n".join(part for part in sections if part)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{safe(report.title)}: report</title>\n<style>{CSS}</style>\n</head>\n"
-        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
-    )
+    return page(f"{report.title}: report", body)
 
 
 def _header(report: Report) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from gptwo.evaluate.page_style import CSS
+
 TEXT_LIMIT = 1200  # characters of an example or sample that are shown
 
 
@@ -17,6 +19,17 @@ def safe(value: Any) -> str:
 def cut(value: str) -> str:
     """Escaped text of at most `TEXT_LIMIT` characters."""
     return safe(value if len(value) <= TEXT_LIMIT else value[: TEXT_LIMIT - 1] + "…")
+
+
+def page(title: str, body: str) -> str:
+    """A whole page around a finished body."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{safe(title)}</title>\n<style>{CSS}</style>\n</head>\n"
+        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
 
 
 def section(heading: str, hint: str, body: str) -> str:
