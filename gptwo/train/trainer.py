@@ -61,6 +61,7 @@ class Hooks:
         save_best: writes the model where the best one is kept.
         sample: texts to show.
         place: where a training record is, "file:row", by its index.
+        stop: told the step and figures of each evaluation; a reason that it gives ends the run there.
     """
 
     evaluate: Callable[[], dict[str, float]] | None = None
@@ -69,6 +70,7 @@ class Hooks:
     save_best: Callable[[], Any] | None = None
     sample: Callable[[], list[str]] | None = None
     place: Callable[[int], str] | None = None
+    stop: Callable[[int, dict[str, float]], str | None] | None = None
 
 
 @dataclass
@@ -77,7 +79,7 @@ class Outcome:
 
     Args:
         progress: where it stands.
-        reason: "finished", or "early stop" with the number of evaluations.
+        reason: "finished", "early stop" with the number of evaluations, or what `Hooks.stop` gave.
         evaluations: (step, metrics) of this session.
     """
 
@@ -162,6 +164,7 @@ class _Loop:
         self.progress = Progress()
         self.outcome = Outcome(self.progress)
         self.saved_at = -1
+        self.stopped: str | None = None
 
     def begin(self, resume: bool) -> None:
         """Load the checkpoint to go on from, prepare the network, and say what is going to happen."""
@@ -216,7 +219,7 @@ class _Loop:
                     self.evaluate()
                 if self.hooks.sample and options.sample_every and (last or progress.step % options.sample_every == 0):
                     self.sample()
-                done = last or self.out_of_patience()
+                done = last or self.out_of_patience() or self.stopped is not None
                 if done or stop.asked or progress.step % plan.checkpoint_every == 0:
                     self.checkpoint()
                 if stop.asked:
@@ -225,7 +228,9 @@ class _Loop:
                         where=self.folder,
                         fix="run the same command with --resume to go on",
                     )
-        if self.out_of_patience():
+        if self.stopped is not None:
+            self.outcome.reason = self.stopped
+        elif self.out_of_patience():
             self.outcome.reason = f"early stop: {progress.bad_evaluations} evaluations without a better one"
 
     def step(self, loader: Loader) -> dict[str, float]:
@@ -331,6 +336,8 @@ class _Loop:
                 hooks.save_best()
         else:
             progress.bad_evaluations += 1
+        if hooks.stop:
+            self.stopped = hooks.stop(progress.step, metrics)
         self.model.train()
 
     def sample(self) -> None:

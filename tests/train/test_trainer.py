@@ -297,6 +297,20 @@ def test_training_stops_when_patience_is_spent(case):
     assert again.reason == outcome.reason
 
 
+def test_whoever_watches_the_evaluations_may_end_the_run(case):
+    run, told = case(train__evaluate_every=2), []
+
+    def stop(step, figures):
+        told.append((step, figures))
+        return "seen enough" if len(told) == 2 else None
+
+    outcome = run.run(hooks=Hooks(scores([0.3, 0.5, 0.7]), "accuracy", True, stop=stop))
+    assert told == [(2, {"accuracy": 0.3}), (4, {"accuracy": 0.5})]
+    assert (outcome.progress.step, outcome.reason, outcome.progress.best) == (4, "seen enough", 0.5)
+    assert run.recorder.events[-1]["reason"] == "seen enough"
+    assert list_checkpoints(run.folder)[-1].name == "step-000004"
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_value_that_is_no_number_is_never_the_best(case, value):
     run, outcome, kept = evaluated(case, [value, 0.2, value, 0.1])
