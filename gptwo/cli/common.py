@@ -41,6 +41,23 @@ def run(app) -> None:
         sys.exit(1)
 
 
+def begin(model: str, threads: int | None, *, example: str) -> None:
+    """What a verb that applies a model begins with: it was told which one, and the process has its threads.
+
+    Args:
+        example: a command line that names a model.
+
+    Raises:
+        UsageError: no model was named.
+    """
+    from gptwo import runtime
+    from gptwo.errors import UsageError
+
+    if not model:
+        raise UsageError("Which model?", where="--model", fix=example)
+    runtime.set_threads(threads)
+
+
 def parse_columns(text: str | None) -> dict[str, str] | None:
     """`text=review,label=stars` as a map from our names to theirs.
 

@@ -8,32 +8,32 @@ from typing import Annotated
 import typer
 
 from gptwo.cli.common import console, parse_columns, print_json
-
-FormatOption = Annotated[
-    str | None, typer.Option(help="Format of the files, where their names do not tell it: txt, csv, jsonl, …")
-]
-EncodingOption = Annotated[str, typer.Option(help="Encoding of text files, e.g. utf-8, gb18030, latin-1, utf-16.")]
-StrictOption = Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be used (exit 3).")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-ColumnsOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Our names and their columns, e.g. text=review,label=y; by index without a header: text=1,label=0."
-    ),
-]
+from gptwo.cli.options import (
+    ColumnsOption,
+    DelimiterOption,
+    EncodingOption,
+    FormatOption,
+    InputsArgument,
+    JsonOption,
+    ListSeparatorOption,
+    SectionOption,
+    SeparatorOption,
+    StrictOption,
+    TextColumnOption,
+)
 
 
 def pack(
-    inputs: Annotated[list[str], typer.Argument(help="Files, folders, patterns, or - for standard input.")],
+    inputs: InputsArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the shards.")],
     tokenizer: Annotated[Path, typer.Option(help="Folder of the tokenizer.")],
     held_out: Annotated[
         int, typer.Option(min=0, help="Documents from the end of each input that go to OUT/valid.")
     ] = 0,
-    text_column: Annotated[str, typer.Option(help="Column or key of the text in tables and JSON.")] = "text",
+    text_column: TextColumnOption = "text",
     format: FormatOption = None,
     encoding: EncodingOption = "utf-8",
-    separator: Annotated[str, typer.Option(help="Line between two documents of a text file.")] = "<|endoftext|>",
+    separator: SeparatorOption = "<|endoftext|>",
     workers: Annotated[int | None, typer.Option(min=0, help="Encoding processes; default one per core.")] = None,
     shard_tokens: Annotated[int, typer.Option(min=1, help="Tokens per shard file.")] = 100_000_000,
     strict: StrictOption = False,
@@ -99,15 +99,15 @@ def show(
 
 
 def records(
-    files: Annotated[list[str], typer.Argument(help="Files, folders, patterns, or - for standard input.")],
+    files: InputsArgument,
     columns: ColumnsOption = None,
     required: Annotated[str, typer.Option(help="Our names that no record may lack, parted by commas.")] = "",
     format: FormatOption = None,
     encoding: EncodingOption = "utf-8",
     lists: Annotated[str, typer.Option(help="Our names that hold several values, parted by commas.")] = "",
-    list_separator: Annotated[str | None, typer.Option(help="What parts the values of such a cell, e.g. '|'.")] = None,
-    delimiter: Annotated[str | None, typer.Option(help="Between the columns of a csv file; default a comma.")] = None,
-    section: Annotated[str | None, typer.Option(help="Path of the list of rows inside a .json file.")] = None,
+    list_separator: ListSeparatorOption = None,
+    delimiter: DelimiterOption = None,
+    section: SectionOption = None,
     first: Annotated[int, typer.Option(min=0, help="How many records to show.")] = 5,
     rejects: Annotated[Path | None, typer.Option(help="Write the rejected rows to this file.")] = None,
     strict: StrictOption = False,

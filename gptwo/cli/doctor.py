@@ -9,7 +9,15 @@ from typing import Annotated
 import typer
 
 from gptwo.cli.common import console, parse_columns, print_json
-from gptwo.cli.data import ColumnsOption, EncodingOption, FormatOption, JsonOption
+from gptwo.cli.options import (
+    ColumnsOption,
+    DelimiterOption,
+    EncodingOption,
+    FormatOption,
+    JsonOption,
+    ListSeparatorOption,
+    SectionOption,
+)
 
 TEXT_DOCUMENTS = 100_000
 
@@ -24,9 +32,9 @@ def data(
     max_length: Annotated[int | None, typer.Option(min=1, help="Tokens the model reads of one record.")] = None,
     format: FormatOption = None,
     encoding: EncodingOption = "utf-8",
-    delimiter: Annotated[str | None, typer.Option(help="Between the columns of a csv file; default a comma.")] = None,
-    section: Annotated[str | None, typer.Option(help="Path of the list of rows inside a .json file.")] = None,
-    list_separator: Annotated[str | None, typer.Option(help="What parts several labels in a cell, e.g. '|'.")] = None,
+    delimiter: DelimiterOption = None,
+    section: SectionOption = None,
+    list_separator: ListSeparatorOption = None,
     json: JsonOption = False,
 ) -> None:
     """Check a data set: labels, duplicates, leakage, truncation, encoding. Exit code 3 where something is an error."""

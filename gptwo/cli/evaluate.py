@@ -6,33 +6,41 @@ from typing import Annotated
 
 import typer
 
-from gptwo.cli.finetune import Count, File, Text
+from gptwo.cli.options import (
+    ColumnsOption,
+    Count,
+    DeviceOption,
+    EncodingOption,
+    FailUnderOption,
+    File,
+    FormatOption,
+    JsonOption,
+    ModelOption,
+    PrecisionOption,
+    ThreadsOption,
+)
 
 
 def evaluate(
-    data: Annotated[list[str], typer.Argument(help="records with answers, or text files for a language model")],
-    model: Annotated[str, typer.Option(help="a run folder, a model folder or a name")] = "",
-    columns: Annotated[Text, typer.Option(help="our name = theirs: text=review,label=stars")] = None,
-    format: Annotated[Text, typer.Option(help="csv, tsv, jsonl, json, parquet, conll, label-first")] = None,
-    encoding: Annotated[str, typer.Option(help="of the records' files, e.g. gb18030")] = "utf-8-sig",
-    stride: Annotated[Count, typer.Option(help="running text: new tokens of each window")] = None,
-    out: Annotated[File, typer.Option(help="write report.json and report.html into this folder")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, bf16, fp32")] = "auto",
-    threads: Annotated[Count, typer.Option(help="CPU threads")] = None,
-    fail_under: Annotated[Text, typer.Option(help="metric=value that must be reached, else exit 5")] = None,
-    json: Annotated[bool, typer.Option("--json", help="print the report as JSON on stdout")] = False,
+    data: Annotated[list[str], typer.Argument(help="Records with answers, or text files for a language model.")],
+    model: ModelOption = "",
+    columns: ColumnsOption = None,
+    format: FormatOption = None,
+    encoding: EncodingOption = "utf-8-sig",
+    stride: Annotated[Count, typer.Option(help="Running text: new tokens of each window.")] = None,
+    out: Annotated[File, typer.Option(help="Write report.json and report.html into this folder.")] = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+    fail_under: FailUnderOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Measure a model: a task's metrics on records, or perplexity and bits per byte on text."""
-    from gptwo import runtime
-    from gptwo.cli.common import check_gate, console, parse_columns, parse_gate, print_json
-    from gptwo.errors import UsageError
+    from gptwo.cli.common import begin, check_gate, console, parse_columns, parse_gate, print_json
     from gptwo.train.apply import measure
 
-    if not model:
-        raise UsageError("Which model shall be measured?", where="--model", fix="gptwo evaluate --model DIR data.jsonl")
+    begin(model, threads, example="gptwo evaluate --model runs/mine test.jsonl")
     gate = parse_gate(fail_under)
-    runtime.set_threads(threads)
     report = measure(
         model,
         data,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gptwo.cli.common import print_json
+from gptwo.cli.options import DeviceOption, ModelOption, PrecisionOption, ThreadsOption
 from gptwo.errors import DataError, Interrupted, MissingError, UsageError
 from gptwo.generate.options import help_of
 
@@ -28,7 +29,7 @@ def generate(
     prompt: Annotated[
         str | None, typer.Argument(help="Text to continue; - reads it from standard input; none begins a new text.")
     ] = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="Model folder or hub name.")] = ...,  # type: ignore[assignment]
+    model: ModelOption = ...,  # type: ignore[assignment]
     file: Annotated[
         Path | None,
         typer.Option(help='Prompts: a text file with one per line, or .jsonl with strings or {"prompt": …}.'),
@@ -60,9 +61,9 @@ def generate(
         bool | None, typer.Option("--stream/--no-stream", help="Print the text as it comes (default on a terminal).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Texts that are written together at most.")] = 16,
 ) -> None:
     """Continue a prompt."""

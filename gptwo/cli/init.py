@@ -40,9 +40,9 @@ STARTERS: dict[str, dict[str, dict[str, object]]] = {
 
 
 def init(
-    task: Annotated[str, typer.Argument(help="pretrain, language, classify or tag")] = "classify",
-    out: Annotated[Path, typer.Option(help="the file")] = Path("recipe.toml"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the file")] = False,
+    task: Annotated[str, typer.Argument(help=f"{', '.join(STARTERS)}.")] = "classify",
+    out: Annotated[Path, typer.Option(help="The file.")] = Path("recipe.toml"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
     """Write a recipe with every key, its default and what it means."""
     from gptwo.cli.common import console

@@ -6,38 +6,45 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from gptwo.cli.finetune import Count, File, Text, Texts
+from gptwo.cli.options import (
+    ColumnsOption,
+    DeviceOption,
+    EncodingOption,
+    File,
+    FormatOption,
+    ModelOption,
+    PrecisionOption,
+    Texts,
+    ThreadsOption,
+)
 
 
 def predict(
-    texts: Annotated[Texts, typer.Argument(help="texts; none or -: lines of standard input")] = None,
-    model: Annotated[str, typer.Option(help="tuned model: a run folder, a model folder or a name")] = "",
-    file: Annotated[File, typer.Option(help="records instead of texts: csv, tsv, jsonl, parquet, conll …")] = None,
-    columns: Annotated[Text, typer.Option(help="our name = theirs: text=review")] = None,
-    format: Annotated[Text, typer.Option(help="csv, tsv, jsonl, json, parquet, conll, label-first")] = None,
-    encoding: Annotated[str, typer.Option(help="of the records' files, e.g. gb18030")] = "utf-8-sig",
-    out: Annotated[File, typer.Option(help="write JSON lines here instead of stdout")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, bf16, fp32")] = "auto",
-    threads: Annotated[Count, typer.Option(help="CPU threads")] = None,
-    json: Annotated[bool, typer.Option("--json", help="one JSON object instead of JSON lines")] = False,
+    texts: Annotated[Texts, typer.Argument(help="Texts; none or -: lines of standard input.")] = None,
+    model: ModelOption = "",
+    file: Annotated[File, typer.Option(help="Records instead of texts: csv, tsv, jsonl, parquet, conll …")] = None,
+    columns: ColumnsOption = None,
+    format: FormatOption = None,
+    encoding: EncodingOption = "utf-8-sig",
+    out: Annotated[File, typer.Option(help="Write JSON lines here instead of stdout.")] = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    threads: ThreadsOption = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of JSON lines.")] = False,
 ) -> None:
     """Give labels or tags to new texts, one JSON line each."""
     import json as codec
     import sys
 
-    from gptwo import runtime
-    from gptwo.cli.common import parse_columns, print_json
+    from gptwo.cli.common import begin, parse_columns, print_json
     from gptwo.errors import UsageError
     from gptwo.train.apply import predict as run
     from gptwo.train.apply import records_of_texts
     from gptwo.train.run import write_text
 
-    if not model:
-        raise UsageError("Which model shall predict?", where="--model", fix="gptwo predict --model runs/mine 'a text'")
+    begin(model, threads, example="gptwo predict --model runs/mine 'a text'")
     if file is not None and texts:
         raise UsageError("Texts and a file cannot both be given.", where="--file", fix="give one of them")
-    runtime.set_threads(threads)
     if file is not None:
         source: object = file
     else:

@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
+from gptwo.cli.options import (
+    BatchSizeOption,
+    Count,
+    DeviceOption,
+    JsonOption,
+    LearningRateOption,
+    OverwriteOption,
+    PrecisionOption,
+    RecipeArgument,
+    ResumeOption,
+    SeedOption,
+    SetOption,
+    Text,
+    Texts,
+    ThreadsOption,
+)
+
 
 def pretrain(
-    recipe: Annotated[Optional[Path], typer.Argument(help="recipe (TOML); flags and --set go over it")] = None,  # noqa: UP045
-    out: Annotated[Path, typer.Option(help="run folder")] = Path("runs/pretrain"),
-    train: Annotated[Optional[list[str]], typer.Option(help="text files, folders, globs, or token shards")] = None,  # noqa: UP045
-    valid: Annotated[Optional[list[str]], typer.Option(help="held-out text")] = None,  # noqa: UP045
-    base: Annotated[Optional[str], typer.Option("--model", help="go on from this model (name or folder)")] = None,  # noqa: UP045
-    tokenizer: Annotated[Optional[str], typer.Option(help="tokenizer folder, for fresh weights")] = None,  # noqa: UP045
-    preset: Annotated[Optional[str], typer.Option(help="gpt2, gpt2-medium, gpt2-large, gpt2-xl")] = None,  # noqa: UP045
-    steps: Annotated[Optional[int], typer.Option(help="optimizer steps")] = None,  # noqa: UP045
-    batch_size: Annotated[Optional[int], typer.Option(help="rows in a micro-batch")] = None,  # noqa: UP045
-    learning_rate: Annotated[Optional[float], typer.Option(help="peak learning rate")] = None,  # noqa: UP045
-    seed: Annotated[Optional[int], typer.Option(help="of weights, order and dropout")] = None,  # noqa: UP045
-    device: Annotated[Optional[str], typer.Option(help="auto, cpu, cuda, mps")] = None,  # noqa: UP045
-    precision: Annotated[Optional[str], typer.Option(help="auto, bf16, fp32")] = None,  # noqa: UP045
-    threads: Annotated[Optional[int], typer.Option(help="CPU threads")] = None,  # noqa: UP045
-    set_: Annotated[Optional[list[str]], typer.Option("--set", help="any recipe key: train.clip=0.5")] = None,  # noqa: UP045
-    resume: Annotated[bool, typer.Option("--resume", help="go on from the newest checkpoint of --out")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="start anew in a used run folder")] = False,
-    json: Annotated[bool, typer.Option("--json", help="print one JSON object at the end")] = False,
+    recipe: RecipeArgument = None,
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/pretrain"),
+    train: Annotated[Texts, typer.Option(help="Text files, folders, globs, or token shards.")] = None,
+    valid: Annotated[Texts, typer.Option(help="Held-out text.")] = None,
+    base: Annotated[Text, typer.Option("--model", help="Go on from this model (name or folder).")] = None,
+    tokenizer: Annotated[Text, typer.Option(help="Tokenizer folder, for fresh weights.")] = None,
+    preset: Annotated[Text, typer.Option(help="gpt2, gpt2-medium, gpt2-large, gpt2-xl.")] = None,
+    steps: Annotated[Count, typer.Option(help="Optimizer steps.")] = None,
+    batch_size: BatchSizeOption = None,
+    learning_rate: LearningRateOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    threads: ThreadsOption = None,
+    set_: SetOption = None,
+    resume: ResumeOption = False,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
 ) -> None:
     """Train a language model on text, from fresh weights or going on from a model."""
     from gptwo.cli.common import console, print_json

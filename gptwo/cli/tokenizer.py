@@ -15,17 +15,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gptwo.cli.common import console, print_json
+from gptwo.cli.options import (
+    EncodingOption,
+    FormatOption,
+    InputsArgument,
+    JsonOption,
+    SeparatorOption,
+    TextColumnOption,
+)
 from gptwo.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from gptwo.tokenizer.train import Compression
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 DEFAULT_HELD_OUT = "0.02"
 
 
 def train(
-    inputs: Annotated[list[str], typer.Argument(help="Files, folders, patterns, or - for standard input.")],
+    inputs: InputsArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the tokenizer.")],
     vocab_size: Annotated[int, typer.Option(help="Entries, the 256 bytes and the end of text among them.")] = 12_288,
     held_out: Annotated[
@@ -40,12 +47,10 @@ def train(
         int, typer.Option(min=1, help="Train on an even sample of this many bytes where there are more.")
     ] = 32_000_000,
     min_frequency: Annotated[int, typer.Option(min=1, help="Merge only pairs that occur this often.")] = 2,
-    text_column: Annotated[str, typer.Option(help="Column or key of the text in tables and JSON.")] = "text",
-    format: Annotated[
-        str | None, typer.Option(help="Format of the files, where their names do not tell it: txt, csv, jsonl, …")
-    ] = None,
-    encoding: Annotated[str, typer.Option(help="Encoding of text files, e.g. utf-8, gb18030.")] = "utf-8",
-    separator: Annotated[str, typer.Option(help="Line between two documents of a text file.")] = "<|endoftext|>",
+    text_column: TextColumnOption = "text",
+    format: FormatOption = None,
+    encoding: EncodingOption = "utf-8",
+    separator: SeparatorOption = "<|endoftext|>",
     seed: Annotated[int, typer.Option(help="Of the sample.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a tokenizer that is already in OUT.")] = False,
     json: JsonOption = False,

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from gptwo import __version__
-from gptwo.cli.main import VERBS, Verb, main
+from gptwo.cli.main import VERBS, Verb, load_verb, main
 from gptwo.errors import DataError, GptwoError
 
 
@@ -132,3 +132,13 @@ def test_every_verb_shows_its_help(gptwo, name):
     for subverb in VERBS[name].verbs:
         assert subverb in out
         assert gptwo(name, subverb, "--help")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "option", ["device", "precision", "threads", "set", "columns", "format", "encoding", "delimiter", "fail-under"]
+)
+def test_an_option_of_one_name_has_one_meaning_in_every_verb(option):
+    commands = [each for verb in map(load_verb, VERBS) for each in getattr(verb, "commands", {"": verb}).values()]
+    found = [param for each in commands for param in each.params if f"--{option}" in param.opts]
+    assert found
+    assert len({param.help for param in found}) == 1
