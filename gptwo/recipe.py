@@ -66,7 +66,9 @@ class DataSection(Section):
 
 
 class TaskSection(Section):
-    name: Literal["language", "classify", "tag", "match"] = Field("language", description="what is learned")
+    name: Literal["language", "classify", "tag", "match", "rank", "choice", "extract"] = Field(
+        "language", description="what is learned"
+    )
     labels: Texts | None = Field(None, description="labels in order; none: those of the training data, sorted")
     multi_label: bool = Field(False, description="a text may have several labels, or none")
     class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
@@ -75,8 +77,14 @@ class TaskSection(Section):
     positive: str | None = Field(None, description="the label that counts as positive in binary metrics")
     threshold: float = Field(0.5, gt=0, lt=1, description="a label is predicted above this probability")
     scheme: Literal["auto", "IOB1", "IOB2", "BIOES", "plain"] = Field("auto", description="how the tags mark entities")
-    context: Literal["both", "left"] = Field("both", description="tagging: text seen by a token (both: given twice)")
+    context: Literal["both", "left"] = Field(
+        "both", description="tag, extract: text seen by a token (both: given twice)"
+    )
     prompt: str | None = Field(None, description="language: {column} template whose tokens carry no loss")
+    loss: Literal["listwise", "pairwise"] = Field("listwise", description="rank: over whole lists, or pairs of a list")
+    score: Literal["head", "likelihood"] = Field("head", description="choice: judged by a new head or as likely text")
+    stride: int | None = Field(None, ge=1, description="extract: tokens between windows; none: half a window")
+    answer_length: int = Field(30, ge=1, description="extract: tokens of an answer at most")
 
 
 class TrainSection(Section):
@@ -117,9 +125,13 @@ class OptimizerSection(Section):
 
 
 class ScheduleSection(Section):
-    name: Literal["cosine", "linear", "wsd", "constant"] = Field("linear", description="shape after the warm-up")
+    name: Literal["cosine", "linear", "wsd", "constant", "ramp"] = Field(
+        "linear", description="shape after the warm-up; ramp rises to the end by a factor"
+    )
     warmup: float = Field(0.05, ge=0, description="steps of warm-up; below 1 a share of the run")
-    floor: float = Field(0.0, ge=0, le=1, description="factor of the learning rate at the end")
+    floor: float = Field(
+        0.0, ge=0, le=1, description="factor of the learning rate at the end; of ramp, at the beginning"
+    )
     decay: float = Field(0.2, gt=0, le=1, description="share of the run in which wsd falls")
 
 

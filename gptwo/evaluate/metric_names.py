@@ -37,6 +37,11 @@ _SHARES = {
     "roc_auc": "ROC AUC",
     "average_precision": "Average precision",
     "exact_match": "Exact match",
+    "mrr": "MRR",
+    "ndcg_10": "nDCG@10",
+    "hits_1": "Hits@1",
+    "hits_3": "Hits@3",
+    "hits_10": "Hits@10",
 }
 METRICS = {
     **{key: MetricName(title, True, "share") for key, title in _SHARES.items()},

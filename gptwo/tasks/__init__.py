@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from gptwo.recipe import TaskSection
     from gptwo.tasks.base import Task
 
-NAMES = ("language", "classify", "tag", "match")
+NAMES = ("language", "classify", "tag", "match", "rank", "choice", "extract")
 
 
 def make_task(section: TaskSection) -> Task:
@@ -21,6 +21,23 @@ def make_task(section: TaskSection) -> Task:
     from gptwo.tasks.match import Match
     from gptwo.tasks.tag import Tag
 
+    if section.name == "rank":
+        from gptwo.tasks.rank import Rank
+
+        return Rank(section.loss)
+    if section.name == "choice":
+        from gptwo.tasks.choice import Choice
+
+        return Choice(section.score)
+    if section.name == "extract":
+        from gptwo.tasks.extract import Extract
+
+        return Extract(
+            context=section.context,
+            stride=section.stride,
+            answer_length=section.answer_length,
+            threshold=section.threshold,
+        )
     if section.name == "match":
         return Match(
             section.labels,
@@ -65,6 +82,21 @@ def restore_task(info: dict[str, Any], head: HeadKind) -> Task:
             positive=info.get("positive"),
             threshold=info.get("threshold", 0.5),
         )
+    if name == "rank":
+        from gptwo.tasks.rank import Rank
+
+        return Rank(info.get("loss", "listwise"))
+    if name == "choice":
+        from gptwo.tasks.choice import Choice
+
+        return Choice(info.get("score", "head"))
+    if name == "extract":
+        from gptwo.tasks.extract import Extract
+
+        keys = ("context", "stride", "answer_length", "threshold")
+        found = Extract(**{key: info[key] for key in keys if key in info})
+        found.no_answer = info.get("no_answer", False)
+        return found
     if name == "match":
         return Match(info["labels"], positive=info.get("positive"), threshold=info.get("threshold", 0.5))
     if name == "tag":

@@ -117,7 +117,7 @@ def test_the_figures_are_those_of_scikit_learn(pairs, tokenizer, network):
 
 
 def test_overlap_is_seen_by_the_baseline():
-    words = "red blue green white black brown grey pink gold lime teal navy".split()
+    words = ["red", "blue", "green", "white", "black", "brown", "grey", "pink", "gold", "lime", "teal", "navy"]
     train = [((f"{a} car", f"{b} car"), str(int(a == b))) for a in words[:8] for b in (a, words[words.index(a) + 1])]
     test = [(f"{a} car", f"{b} car") for a in words[9:11] for b in (a, words[words.index(a) + 1])]
     said = PairLogisticRegression().fit_predict([pair for pair, _ in train], [label for _, label in train], test)

@@ -1,0 +1,293 @@
+"""Multiple choice: a stem and its choices, one of which is right.
+
+A choice is read as part of the running text: in the place of the blank "___", or after the stem. It is judged by a new
+head at the last token, or by how likely the language head finds it: the mean log-likelihood of its tokens (Brown et al.
+2020, section 2.4), and where a blank was filled also of the tokens that follow it (Trinh and Le 2018, "A Simple Method
+for Commonsense Reasoning"). The second way needs no tuning, and tuning it needs no new weights.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from gptwo.data.batching import Batch, Example
+from gptwo.data.sources import Record
+from gptwo.errors import DataError, UsageError, did_you_mean
+from gptwo.evaluate.assess import TUNED
+from gptwo.evaluate.means import assess_means, worst_means
+from gptwo.evaluate.metrics import calibration
+from gptwo.evaluate.ranking import order_of
+from gptwo.evaluate.report import Report
+from gptwo.model.heads import Model
+from gptwo.tasks.base import Task
+from gptwo.tasks.candidates import Candidates, head_scores, join, likelihoods, listwise_loss, table_of, unfold
+from gptwo.tasks.match import separator, share_room
+from gptwo.tasks.rank import candidate_scores
+from gptwo.tasks.tag import is_cjk
+from gptwo.tokenizer import Tokenizer
+
+BLANK = "___"
+TAIL = 16  # tokens behind a filled blank whose likelihood counts
+
+
+class Choice(Task):
+    """One of several choices.
+
+    Args:
+        score: "head" (a new head) or "likelihood" (the language head).
+    """
+
+    name = "choice"
+    columns = ("stem", "choices", "answer")
+    inputs = ("stem", "choices")
+    lists = ("choices",)
+    figures = ("accuracy", "loss")
+
+    def __init__(self, score: str = "head"):
+        self.score = score
+        self.head = "language" if score == "likelihood" else "sequence"  # type: ignore[misc]
+        self.labels = [] if score == "likelihood" else ["score"]
+
+    def fit(self, records: Sequence[Record]) -> None:
+        if not records:
+            raise DataError("There is nothing to choose from.")
+        for record in records:
+            self.answer_of(record)
+
+    def choices_of(self, record: Record) -> list[str]:
+        """The choices of a record.
+
+        Raises:
+            DataError: fewer than two, an empty one, or one twice.
+        """
+        found = [str(choice) for choice in record.fields["choices"]]
+        twice = [choice for choice, count in Counter(found).items() if count > 1]
+        if len(found) < 2 or twice or not all(choice.strip() for choice in found):
+            what = f"the choice {twice[0]!r} twice" if twice else "an empty choice" if len(found) > 1 else "no choice"
+            raise DataError(f"The record has {what}.", where=record.place(), fix="give two different choices or more")
+        return found
+
+    def answer_of(self, record: Record) -> int:
+        """The place of the right choice.
+
+        Raises:
+            DataError: `answer` is neither a choice nor the place of one.
+        """
+        choices, answer = self.choices_of(record), str(record.fields["answer"])
+        if answer in choices:
+            return choices.index(answer)
+        if answer.isdecimal() and int(answer) < len(choices):
+            return int(answer)
+        raise DataError(
+            f"The answer {answer!r} is none of the {len(choices)} choices.",
+            where=record.place(),
+            fix=did_you_mean(answer, choices) or f"give a choice, or its place from 0 to {len(choices) - 1}",
+        )
+
+    def encode(
+        self, record: Record, tokenizer: Tokenizer, max_length: int, index: int = 0, *, target: bool = True
+    ) -> list[Example]:
+        return [self.example(record, tokenizer, max_length, index, target=target, score=self.score)]
+
+    def example(
+        self, record: Record, tokenizer: Tokenizer, max_length: int, index: int, *, target: bool, score: str
+    ) -> Example:
+        """The choices of a record for one of the two ways to judge them."""
+        choices = self.choices_of(record)
+        right = self.answer_of(record) if target else -1
+        read = read_head if score == "head" else read_likelihood
+        found = [read(tokenizer, str(record.fields["stem"]), choice, max_length) for choice in choices]
+        return join(
+            [sequence.ids for sequence in found],
+            [int(place == right) for place in range(len(choices))],
+            index,
+            truncated=max(sequence.truncated for sequence in found),
+            counted_from=[sequence.first for sequence in found],
+        )
+
+    def loss(self, model: Model, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
+        found = unfold(batch)
+        return listwise_loss(found.grid(self.scores(model, found)), found.grades, label_smoothing)
+
+    def scores(self, model: Model, found: Candidates) -> Tensor:
+        """(S,) scores of the choices."""
+        if self.score == "likelihood":
+            return likelihoods(model, found, model.projection.weight)
+        return head_scores(model, found)
+
+    def count(self, batch: Batch) -> float:
+        assert batch.last is not None
+        return len(batch.last)
+
+    def predict(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        records: Sequence[Record],
+        *,
+        max_length: int,
+        precision: str = "fp32",
+    ) -> list[np.ndarray]:
+        """Scores of the choices of each record; their softmax are probabilities."""
+        examples = [self.encode(record, tokenizer, max_length, i, target=False)[0] for i, record in enumerate(records)]
+        return candidate_scores(model, examples, precision, self.scores)
+
+    def rows(self, records: Sequence[Record], said: list[np.ndarray]) -> list[dict[str, Any]]:
+        found = []
+        for i, (record, scores) in enumerate(zip(records, said, strict=True)):
+            choices, shares, place = self.choices_of(record), softmax(scores), int(order_of(scores, i)[0])
+            found.append(
+                {
+                    "stem": record.fields["stem"],
+                    "answer": choices[place],
+                    "place": place,
+                    "probability": round(float(shares[place]), 4),
+                    "probabilities": [round(float(share), 4) for share in shares],
+                }
+            )
+        return found
+
+    def evaluate(
+        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
+    ) -> dict[str, float]:
+        said = self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
+        gold = [self.answer_of(record) for record in records]
+        right = [order_of(scores, i)[0] == answer for i, (scores, answer) in enumerate(zip(said, gold, strict=True))]
+        grades = [[int(p == answer) for p in range(len(row))] for row, answer in zip(said, gold, strict=True)]
+        return {"accuracy": float(np.mean(right)), "loss": float(listwise_loss(*table_of(said, grades))) / len(gold)}
+
+    def opinion(
+        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
+    ) -> list[np.ndarray]:
+        return self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
+
+    def untuned(
+        self,
+        base: Model,
+        start: Model,
+        tokenizer: Tokenizer,
+        records: Sequence[Record],
+        *,
+        max_length: int,
+        precision: str,
+    ) -> list[np.ndarray]:
+        """Zero-shot: by likelihood under the language head, unless the model was tuned for choices before."""
+        if base.head_kind == start.head_kind:
+            return self.opinion(start, tokenizer, records, max_length=max_length, precision=precision)
+        weight = start.transformer.wte.weight
+        if base.head_kind == "language" and not base.config.tie_word_embeddings:
+            weight = base.projection.weight.to(weight.device)
+        examples = [
+            self.example(record, tokenizer, max_length, i, target=False, score="likelihood")
+            for i, record in enumerate(records)
+        ]
+        return candidate_scores(start, examples, precision, lambda model, found: likelihoods(model, found, weight))
+
+    def baselines(self, train: Sequence[Record], test: Sequence[Record]) -> dict[str, list[np.ndarray]]:
+        places = Counter(self.answer_of(record) for record in train)
+        usual = min(places, key=lambda place: (-places[place], place))
+        lists = [self.choices_of(record) for record in test]
+        return {
+            "Most frequent place": [(np.arange(len(row)) == usual).astype(float) for row in lists],
+            "Longest choice": [np.array([float(len(choice)) for choice in row]) for row in lists],
+            "Shortest choice": [np.array([-float(len(choice)) for choice in row]) for row in lists],
+        }
+
+    def report(self, title: str, records: Sequence[Record], systems: dict[str, Any], **fields: Any) -> Report:
+        lists, gold = [self.choices_of(record) for record in records], [self.answer_of(record) for record in records]
+        chosen = {name: [int(order_of(row, i)[0]) for i, row in enumerate(said)] for name, said in systems.items()}
+        right = {
+            name: np.array([a == b for a, b in zip(places, gold, strict=True)], dtype=float)
+            for name, places in chosen.items()
+        }
+        sure = [float(softmax(row)[place]) for row, place in zip(systems[TUNED], chosen[TUNED], strict=True)]
+        return assess_means(
+            title=title,
+            task=self.name,
+            measured={name: {"accuracy": values} for name, values in right.items()},
+            primary="accuracy",
+            predictions={name: [row[p] for row, p in zip(lists, said, strict=True)] for name, said in chosen.items()},
+            calibration=calibration(sure, right[TUNED].astype(bool)),
+            worst=worst_means(
+                [str(record.fields["stem"]) for record in records],
+                [row[place] for row, place in zip(lists, gold, strict=True)],
+                [row[place] for row, place in zip(lists, chosen[TUNED], strict=True)],
+                right[TUNED],
+                confidences=sure,
+                sources=[(record.file, record.row) for record in records],
+            ),
+            **fields,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        return {"task": self.name, "labels": self.labels, "score": self.score}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A choice in its text.
+
+    Args:
+        ids: what the network reads.
+        first: the first token that is the choice's.
+        truncated: tokens of the stem or the choice that were cut off.
+    """
+
+    ids: list[int]
+    first: int
+    truncated: int
+
+
+def read_likelihood(tokenizer: Tokenizer, stem: str, choice: str, max_length: int) -> Reading:
+    """A choice in its text, for the likelihood: what follows it ends after `TAIL` tokens, which is no loss."""
+    before, own, after = pieces_of(tokenizer, stem, choice)
+    return _fit(tokenizer, before, own, after[:TAIL], [], max_length)
+
+
+def read_head(tokenizer: Tokenizer, stem: str, choice: str, max_length: int) -> Reading:
+    """A choice in its text, for a head: where it fills a blank it is told once more at the end."""
+    before, own, after = pieces_of(tokenizer, stem, choice)
+    again = [separator(tokenizer), *tokenizer.encode(choice)] if BLANK in stem else []
+    return _fit(tokenizer, before, own, after, again, max_length)
+
+
+def pieces_of(tokenizer: Tokenizer, stem: str, choice: str) -> tuple[list[int], list[int], list[int]]:
+    """Tokens before, of and behind a choice in its running text; a token across the border counts to the choice."""
+    before, blank, after = stem.partition(BLANK)
+    if not blank and before and not (before[-1].isspace() or is_cjk(before[-1]) or is_cjk(choice[:1])):
+        before += " "
+    begin, end = len(before.rstrip()), len(before) + len(choice)
+    ids, offsets = tokenizer.encode_with_offsets(before + choice + after)
+    first = next((i for i, (_, stop) in enumerate(offsets) if stop > begin), len(ids))
+    last = next((i for i, (start, _) in enumerate(offsets) if start >= end), len(ids))
+    last = max(last, min(first + 1, len(ids)))
+    return ids[:first], ids[first:last], ids[last:]
+
+
+def _fit(
+    tokenizer: Tokenizer, before: list[int], own: list[int], after: list[int], again: list[int], max_length: int
+) -> Reading:
+    """Cut what is far from the choice: the beginning of what stands before it, the end of what follows."""
+    begin = tokenizer.start_id if tokenizer.start_id is not None else separator(tokenizer)
+    own = own or [separator(tokenizer)]
+    room = max_length - 1 - len(again) - len(own)
+    if room < 0:
+        if max_length < 2 + len(again):
+            raise UsageError(f"{max_length} tokens are too few for a choice.", where="data.max_length")
+        cut = -room
+        return Reading([begin, *own[: len(own) - cut], *again], 1, cut + len(before) + len(after))
+    left, right = share_room(len(before), len(after), room)
+    ids = [begin, *before[len(before) - left :], *own, *after[:right], *again]
+    return Reading(ids, 1 + left, len(before) + len(after) - left - right)
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    """Shares of scores, stable."""
+    powers = np.exp(np.asarray(scores, dtype=float) - np.max(scores))
+    return powers / powers.sum()

@@ -1,0 +1,388 @@
+"""Extractive question answering: the piece of a context that answers a question, or that there is none.
+
+Two scores for each token of the context say how well an answer begins and ends there. A causal network sees nothing to
+the right of a token, so with context "both" the context is given twice, before and behind the question, and the second
+copy is scored (Springer et al. 2024). The end token behind the context, which has seen all of it, stands for "no answer
+here" (Devlin et al. 2019 use [CLS]). A long context is read in windows that overlap.
+
+N examples (windows)    L scored tokens of a window, the last of them "no answer"    T tokens of a row
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from gptwo.data.batching import Batch, Example
+from gptwo.data.sources import Record
+from gptwo.errors import DataError, UsageError
+from gptwo.evaluate.assess import TUNED
+from gptwo.evaluate.means import assess_means, worst_means
+from gptwo.evaluate.report import Report
+from gptwo.evaluate.spans import Answer, BestSentence, FrequentKind, answer_values, best_span
+from gptwo.model.heads import Model
+from gptwo.model.loss import IGNORE
+from gptwo.tasks.base import Task, forward_batches
+from gptwo.tasks.candidates import owner_of
+from gptwo.tasks.classify import head_and_tail
+from gptwo.tasks.match import separator
+from gptwo.tokenizer import Tokenizer
+
+START, END = 1, 2  # added up in the label of a token at which an answer begins, ends
+
+
+class Extract(Task):
+    """Find the answer in a context.
+
+    Args:
+        context: "both" gives the context twice, "left" once.
+        stride: tokens of the context from one window to the next; None: half a window.
+        answer_length: tokens of an answer at most.
+        threshold: where some training questions have no answer, none is given from this probability of none on.
+    """
+
+    name = "extract"
+    head = "token"
+    columns = ("context", "question", "answers")
+    inputs = ("context", "question")
+    lists = ("answers",)
+    figures = ("f1", "exact_match", "loss")
+
+    def __init__(
+        self,
+        *,
+        context: str = "both",
+        stride: int | None = None,
+        answer_length: int = 30,
+        threshold: float = 0.5,
+    ):
+        self.labels = ["start", "end"]
+        self.context, self.stride, self.answer_length, self.threshold = context, stride, answer_length, threshold
+        self.no_answer = False
+
+    def fit(self, records: Sequence[Record]) -> None:
+        known = [answers_of(record) for record in records]
+        if not any(known):
+            raise DataError(
+                "No training question has an answer.",
+                where=records[0].file if records else None,
+                fix="check the column of the answers: --columns answers=…",
+            )
+        self.no_answer = not all(known)
+
+    def group(self, record: Record) -> str:
+        return str(bool(answers_of(record)))
+
+    # encoding ---------------------------------------------------------------------------------------------------
+
+    def encode(
+        self, record: Record, tokenizer: Tokenizer, max_length: int, index: int = 0, *, target: bool = True
+    ) -> list[Example]:
+        return self.examples(self.read(record, tokenizer, max_length), index, answers_of(record)[:1] if target else [])
+
+    def read(self, record: Record, tokenizer: Tokenizer, max_length: int) -> Reading:
+        """A record as tokens, and its windows.
+
+        Raises:
+            UsageError: no room for a token of the context.
+        """
+        start = [] if tokenizer.start_id is None else [tokenizer.start_id]
+        question, cut = head_and_tail(tokenizer.encode(str(record.fields["question"])), max(1, max_length // 3))
+        ids, offsets = tokenizer.encode_with_offsets(str(record.fields["context"]))
+        copies = 2 if self.context == "both" else 1
+        room = (max_length - len(start) - len(question) - 1 - copies) // copies
+        if room < 1:
+            raise UsageError(f"{max_length} tokens are too few for a question.", where="data.max_length")
+        step = min(self.stride or max(1, room // 2), room)
+        windows = [(0, min(room, len(ids)))]
+        while windows[-1][1] < len(ids):
+            first = windows[-1][0] + step
+            windows.append((first, min(first + room, len(ids))))
+        return Reading(start, question, ids, offsets, windows, separator(tokenizer), copies, cut)
+
+    def examples(self, reading: Reading, index: int, answers: Sequence[Answer]) -> list[Example]:
+        """The windows of a record; the first answer is what is to be learned, without one that there is none."""
+        span = reading.tokens_of(answers[0]) if answers else None
+        return [
+            reading.example(first, end, span, index, reading.truncated if number == 0 else 0)
+            for number, (first, end) in enumerate(reading.windows)
+        ]
+
+    # learning ---------------------------------------------------------------------------------------------------
+
+    def loss(self, model: Model, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
+        return span_loss(*self.scores(model, batch), label_smoothing)
+
+    def scores(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(N, L, 2) scores of the windows of a batch, -inf beyond their ends, and their labels (N, L), -1 there."""
+        assert batch.labels is not None
+        hidden = model.transformer(batch.ids, batch.positions, batch.documents).flatten(0, 1)  # (B * T, C)
+        labels = batch.labels.flatten()
+        where = (labels != IGNORE).nonzero().squeeze(1)
+        owner = owner_of(batch, where)
+        where = where[owner.argsort(stable=True)]
+        sizes = owner.bincount(minlength=len(batch.indices)).tolist()
+        scores = model.logits(hidden[where]).float()  # (scored tokens, 2)
+        return (
+            pad_sequence(list(scores.split(sizes)), batch_first=True, padding_value=float("-inf")),
+            pad_sequence(list(labels[where].split(sizes)), batch_first=True, padding_value=-1),
+        )
+
+    def count(self, batch: Batch) -> float:
+        return len(batch.indices)
+
+    # predicting -------------------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        records: Sequence[Record],
+        *,
+        max_length: int,
+        precision: str = "fp32",
+    ) -> list[Answer]:
+        """The answer to the question of each record."""
+        readings = [self.read(record, tokenizer, max_length) for record in records]
+        examples = [one for i, reading in enumerate(readings) for one in self.examples(reading, i, [])]
+        return self.decode(records, readings, self.window_scores(model, examples, precision))
+
+    def window_scores(self, model: Model, examples: Sequence[Example], precision: str) -> list[np.ndarray]:
+        """For each window (L, 2) log-probabilities of an answer's beginning and end."""
+        found: list[np.ndarray] = [np.zeros(0)] * len(examples)
+        for places, (scores, labels) in forward_batches(
+            model, examples, precision, lambda batch: self.scores(model, batch)
+        ):
+            shares = scores.log_softmax(1).cpu().numpy()
+            sizes = (labels >= 0).sum(1).tolist()
+            for place, row, size in zip(places, shares, sizes, strict=True):
+                found[place] = row[:size]
+        return found
+
+    def decode(
+        self, records: Sequence[Record], readings: Sequence[Reading], scores: Sequence[np.ndarray]
+    ) -> list[Answer]:
+        """Answers from the windows' scores: the span that stands out most against "no answer" in its window."""
+        said, turn = [], iter(scores)
+        for record, reading in zip(records, readings, strict=True):
+            best, odds, share = None, -np.inf, 0.0
+            for first, end in reading.windows:
+                table = next(turn)
+                if end == first:
+                    continue  # an empty context
+                start, stop, score = best_span(table[:-1, 0], table[:-1, 1], self.answer_length)
+                if score - table[-1].sum() > odds:
+                    best, odds, share = (first + start, first + stop), score - table[-1].sum(), float(np.exp(score))
+            none = 1 / (1 + np.exp(min(odds, 500.0)))
+            if best is None or (self.no_answer and none >= self.threshold):
+                said.append(Answer("", -1, float(none)))
+            else:
+                said.append(reading.answer(str(record.fields["context"]), *best, share))
+        return said
+
+    def rows(self, records: Sequence[Record], said: list[Answer]) -> list[dict[str, Any]]:
+        return [
+            {
+                "question": record.fields["question"],
+                "answer": answer.text,
+                "start": answer.start if answer.text else None,
+                "probability": round(answer.probability, 4),
+            }
+            for record, answer in zip(records, said, strict=True)
+        ]
+
+    def evaluate(
+        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
+    ) -> dict[str, float]:
+        readings = [self.read(record, tokenizer, max_length) for record in records]
+        gold = [answers_of(record) for record in records]
+        examples = [
+            one
+            for i, (reading, known) in enumerate(zip(readings, gold, strict=True))
+            for one in self.examples(reading, i, known[:1])
+        ]
+        scores = self.window_scores(model, examples, precision)
+        said = self.decode(records, readings, scores)
+        values = answer_values(said, [[one.text for one in known] for known in gold], questions_of(records))
+        losses = []
+        for example, table in zip(examples, scores, strict=True):
+            marks = np.array([label for label in example.labels or () if label != IGNORE])
+            losses.append(-(table[(marks & START) > 0, 0].sum() + table[(marks & END) > 0, 1].sum()) / 2)
+        return {**{key: float(value.mean()) for key, value in values.items()}, "loss": float(np.mean(losses))}
+
+    # the verdict ------------------------------------------------------------------------------------------------
+
+    def opinion(
+        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
+    ) -> list[Answer]:
+        return self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
+
+    def baselines(self, train: Sequence[Record], test: Sequence[Record]) -> dict[str, list[Answer]]:
+        sentences = BestSentence([str(record.fields["context"]) for record in [*train, *test]])
+        kinds = FrequentKind(sentences, [next((a.text for a in answers_of(record)), "") for record in train])
+        return {
+            system.name: [system.predict(str(r.fields["context"]), str(r.fields["question"])) for r in test]
+            for system in (kinds, sentences)
+        }
+
+    def report(self, title: str, records: Sequence[Record], systems: dict[str, Any], **fields: Any) -> Report:
+        gold = [[answer.text for answer in answers_of(record)] for record in records]
+        questions = questions_of(records)
+        measured = {name: answer_values(said, gold, questions) for name, said in systems.items()}
+        notes = list(fields.pop("notes", []))
+        unanswerable, none = [not known for known in gold], [not answer.text for answer in systems[TUNED]]
+        if any(unanswerable) or any(none):
+            both = sum(a and b for a, b in zip(unanswerable, none, strict=True))
+            notes.insert(
+                0,
+                f"{sum(unanswerable):,} of {len(gold):,} test questions have no answer; the tuned model gives none to "
+                f"{sum(none):,}, {both:,} of them rightly.",
+            )
+        return assess_means(
+            title=title,
+            task=self.name,
+            measured=measured,
+            primary="f1",
+            predictions={name: [answer.text for answer in said] for name, said in systems.items()},
+            worst=worst_means(
+                questions,
+                [known[0] if known else "(none)" for known in gold],
+                [answer.text or "(none)" for answer in systems[TUNED]],
+                measured[TUNED]["f1"],
+                confidences=[answer.probability for answer in systems[TUNED]],
+                sources=[(record.file, record.row) for record in records],
+            ),
+            notes=notes,
+            **fields,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "task": self.name,
+            "labels": self.labels,
+            "context": self.context,
+            "stride": self.stride,
+            "answer_length": self.answer_length,
+            "threshold": self.threshold,
+            "no_answer": self.no_answer,
+        }
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A question and its context as tokens.
+
+    Args:
+        start: what every row begins with.
+        question, ids: tokens of the question and of the whole context.
+        offsets: characters of the context that each of its tokens stands for.
+        windows: tokens of the context that are read together, (first, end).
+        between: the separator.
+        copies: how often the context stands in a row.
+        truncated: tokens of the question that were cut off.
+    """
+
+    start: list[int]
+    question: list[int]
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    windows: list[tuple[int, int]]
+    between: int
+    copies: int
+    truncated: int
+
+    def tokens_of(self, answer: Answer) -> tuple[int, int]:
+        """First and last token of an answer."""
+        stop = answer.start + len(answer.text)
+        inside = [i for i, (a, b) in enumerate(self.offsets) if b > answer.start and a < stop]
+        return inside[0], inside[-1]
+
+    def example(self, first: int, end: int, span: tuple[int, int] | None, index: int, truncated: int) -> Example:
+        """One window; an answer that is not wholly inside is none."""
+        window = self.ids[first:end]
+        labels = [0] * len(window)
+        null = 0
+        if span is not None and first <= span[0] and span[1] < end:
+            labels[span[0] - first] += START
+            labels[span[1] - first] += END
+        else:
+            null = START + END
+        head = [*self.start, *(window + [self.between] if self.copies == 2 else []), *self.question, self.between]
+        return Example(
+            [*head, *window, self.between], [IGNORE] * len(head) + [*labels, null], index=index, truncated=truncated
+        )
+
+    def answer(self, context: str, first: int, last: int, probability: float) -> Answer:
+        """The text of a span of tokens, without white space around it."""
+        start, stop = self.offsets[first][0], self.offsets[last][1]
+        text = context[start:stop]
+        return Answer(text.strip(), start + len(text) - len(text.lstrip()), probability)
+
+
+def span_loss(scores: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Sum over windows of the mean cross-entropy of the right beginning and the right end.
+
+    Args:
+        scores: (N, L, 2), -inf beyond the end of a window.
+        labels: (N, L) START, END, their sum or 0; -1 beyond the end.
+        label_smoothing: share of the target spread evenly over the window.
+    """
+    real = labels >= 0
+    marks = labels.clamp(min=0)
+    wanted = torch.stack([(marks & START) > 0, (marks & END) > 0], dim=2).float()  # (N, L, 2)
+    even = (real / real.sum(1, keepdim=True))[..., None]
+    wanted = (1 - label_smoothing) * wanted + label_smoothing * even
+    return -(wanted * scores.log_softmax(1).masked_fill(~real[..., None], 0.0)).sum() / 2
+
+
+def questions_of(records: Sequence[Record]) -> list[str]:
+    """The question of each record."""
+    return [str(record.fields["question"]) for record in records]
+
+
+def answers_of(record: Record) -> list[Answer]:
+    """The right answers of a record, with their places in its context; none where there is no answer.
+
+    Each is an object {"text": …, "answer_start": …}, or a text, which then stands where it occurs first.
+
+    Raises:
+        DataError: an answer is not in its context.
+    """
+    context, found = str(record.fields["context"]), []
+    for item in record.fields["answers"]:
+        text, start = _answer(item)
+        if not text.strip():
+            continue
+        place = context.find(text)
+        if start is None and place >= 0:
+            start = place
+        if start is None or context[start : start + len(text)] != text:
+            where = "does not occur in it" if place < 0 else f"stands at character {place}"
+            raise DataError(
+                f"The answer {text!r} is not in its context" + ("." if start is None else f" at character {start}."),
+                where=record.place(),
+                why=f"the answer {where}",
+                fix="correct answer_start or the text; it counts characters of the context from 0",
+            )
+        found.append(Answer(text, start))
+    return found
+
+
+def _answer(item: Any) -> tuple[str, int | None]:
+    """Text and place of an answer as a file has it."""
+    if isinstance(item, str) and item.startswith("{"):
+        try:
+            item = json.loads(item)
+        except ValueError:
+            return item, None
+    if isinstance(item, dict):
+        start = item.get("answer_start", item.get("start"))
+        return str(item.get("text", "")), None if start is None else int(start)
+    return str(item), None

@@ -1,0 +1,193 @@
+"""Ranking: a query and its candidates, the relevant ones to the top.
+
+Each candidate is read with the query as a pair, "query <separator> candidate", and gets one score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from gptwo.data.batching import Batch, Example
+from gptwo.data.sources import Record
+from gptwo.errors import DataError
+from gptwo.evaluate.assess import TUNED
+from gptwo.evaluate.means import assess_means, worst_means
+from gptwo.evaluate.ranking import BM25, order_of, random_scores, ranking_values
+from gptwo.evaluate.report import Report
+from gptwo.model.heads import Model
+from gptwo.tasks.base import Task, forward_batches
+from gptwo.tasks.candidates import head_scores, join, listwise_loss, pairwise_loss, table_of, unfold
+from gptwo.tasks.match import encode_pair
+from gptwo.tokenizer import Tokenizer
+
+RANDOM = "Random order"
+
+
+class Rank(Task):
+    """Order candidates by how well they answer a query.
+
+    Args:
+        loss: "listwise" (softmax over the candidates of a query) or "pairwise" (each better candidate against each
+            worse one).
+    """
+
+    name = "rank"
+    head = "sequence"
+    columns = ("query", "candidates", "relevant")
+    inputs = ("query", "candidates")
+    lists = ("candidates", "relevant")
+    figures = ("mrr", "ndcg_10", "hits_1", "loss")
+
+    def __init__(self, loss: str = "listwise"):
+        self.kind = loss
+        self.labels = ["relevance"]
+
+    def fit(self, records: Sequence[Record]) -> None:
+        if not records:
+            raise DataError("There are no queries to learn from.")
+        for record in records:
+            self.grades_of(record)
+
+    def candidates_of(self, record: Record) -> list[str]:
+        """The candidates of a record.
+
+        Raises:
+            DataError: there are none.
+        """
+        found = [str(candidate) for candidate in record.fields["candidates"]]
+        if not found:
+            raise DataError("The query has no candidates.", where=record.place())
+        return found
+
+    def grades_of(self, record: Record) -> list[int]:
+        """How relevant each candidate is; 0 is not.
+
+        `relevant` holds a whole number for each candidate, or the relevant candidates themselves.
+
+        Raises:
+            DataError: neither of these, or no candidate is relevant.
+        """
+        candidates, given = self.candidates_of(record), [str(value) for value in record.fields["relevant"]]
+        if len(given) == len(candidates) and all(value.isdecimal() for value in given):
+            grades = [int(value) for value in given]
+        elif strange := [value for value in given if value not in candidates]:
+            raise DataError(
+                f"{strange[0]!r} in `relevant` is not one of the {len(candidates)} candidates.",
+                where=record.place(),
+                fix="give a whole number for each candidate (0: not relevant), or the relevant candidates themselves",
+            )
+        else:
+            grades = [int(candidate in given) for candidate in candidates]
+        if not any(grades):
+            raise DataError("None of the candidates is relevant.", where=record.place(), fix="leave the query out")
+        return grades
+
+    def encode(
+        self, record: Record, tokenizer: Tokenizer, max_length: int, index: int = 0, *, target: bool = True
+    ) -> list[Example]:
+        query, candidates = str(record.fields["query"]), self.candidates_of(record)
+        grades = self.grades_of(record) if target else [0] * len(candidates)
+        pairs = [encode_pair(tokenizer, query, candidate, max_length) for candidate in candidates]
+        return [join([ids for ids, _ in pairs], grades, index, truncated=max(cut for _, cut in pairs))]
+
+    def loss(self, model: Model, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
+        found = unfold(batch)
+        return self.objective(found.grid(head_scores(model, found)), found.grades, label_smoothing)
+
+    def objective(self, scores: Tensor, grades: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """The summed loss of (N, K) scores and grades."""
+        if self.kind == "pairwise":
+            return pairwise_loss(scores, grades)
+        return listwise_loss(scores, grades, label_smoothing)
+
+    def count(self, batch: Batch) -> float:
+        assert batch.last is not None
+        return len(batch.last)
+
+    def predict(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        records: Sequence[Record],
+        *,
+        max_length: int,
+        precision: str = "fp32",
+    ) -> list[np.ndarray]:
+        """Scores of the candidates of each record, as they stand in it."""
+        examples = [self.encode(record, tokenizer, max_length, i, target=False)[0] for i, record in enumerate(records)]
+        return candidate_scores(model, examples, precision, head_scores)
+
+    def rows(self, records: Sequence[Record], said: list[np.ndarray]) -> list[dict[str, Any]]:
+        found = []
+        for i, (record, scores) in enumerate(zip(records, said, strict=True)):
+            candidates = self.candidates_of(record)
+            ranked = [{"candidate": candidates[p], "score": round(float(scores[p]), 4)} for p in order_of(scores, i)]
+            found.append({"query": record.fields["query"], "ranked": ranked})
+        return found
+
+    def evaluate(
+        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
+    ) -> dict[str, float]:
+        said = self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
+        grades = [self.grades_of(record) for record in records]
+        values = ranking_values(grades, said)
+        loss = float(self.objective(*table_of(said, grades))) / len(records)
+        return {**{key: float(values[key].mean()) for key in self.figures if key in values}, "loss": loss}
+
+    def opinion(
+        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
+    ) -> list[np.ndarray]:
+        return self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
+
+    def baselines(self, train: Sequence[Record], test: Sequence[Record]) -> dict[str, list[np.ndarray]]:
+        known = BM25(candidate for record in [*train, *test] for candidate in self.candidates_of(record))
+        return {
+            RANDOM: random_scores([len(self.candidates_of(record)) for record in test]),
+            "BM25": [known.scores(str(record.fields["query"]), self.candidates_of(record)) for record in test],
+        }
+
+    def report(self, title: str, records: Sequence[Record], systems: dict[str, Any], **fields: Any) -> Report:
+        grades = [self.grades_of(record) for record in records]
+        measured = {name: ranking_values(grades, scores) for name, scores in systems.items()}
+        candidates = [self.candidates_of(record) for record in records]
+        best = [order_of(scores, i)[0] for i, scores in enumerate(systems[TUNED])]
+        return assess_means(
+            title=title,
+            task=self.name,
+            measured=measured,
+            primary=self.figures[0],
+            predictions={name: [scores.round(6).tolist() for scores in said] for name, said in systems.items()},
+            worst=worst_means(
+                [str(record.fields["query"]) for record in records],
+                [row[int(np.argmax(known))] for row, known in zip(candidates, grades, strict=True)],
+                [row[place] for row, place in zip(candidates, best, strict=True)],
+                measured[TUNED]["mrr"],
+                sources=[(record.file, record.row) for record in records],
+            ),
+            **fields,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        return {"task": self.name, "labels": self.labels, "loss": self.kind}
+
+
+def candidate_scores(model: Model, examples: Sequence[Example], precision: str, score: Any) -> list[np.ndarray]:
+    """Scores of the candidates of each example, float32.
+
+    Args:
+        score: (model, Candidates) -> (S,) scores, as `head_scores`.
+    """
+
+    def forward(batch: Batch) -> tuple[Tensor, list[int]]:
+        found = unfold(batch)
+        return score(model, found).float().cpu(), found.sizes
+
+    said: list[np.ndarray] = [np.zeros(0)] * len(examples)
+    for places, (scores, sizes) in forward_batches(model, examples, precision, forward):
+        for place, part in zip(places, scores.split(sizes), strict=True):
+            said[place] = part.numpy()
+    return said
