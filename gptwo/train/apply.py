@@ -20,6 +20,7 @@ from gptwo.tasks.base import Task
 from gptwo.tasks.language import Language
 from gptwo.tasks.tag import words_of
 from gptwo.tokenizer import Tokenizer
+from gptwo.train.parts import Part
 
 TEXT_ENDINGS = (".txt", ".md", ".txt.gz", ".txt.zst", ".txt.xz")
 
@@ -121,9 +122,12 @@ def measure(
         return Report(f"{model} on running text", "language", "bits_per_byte", systems, machine=machine)
     task = restore_task(loaded.info, loaded.model.head_kind)
     records = records_of_files(data, loaded, task, task.columns, columns, format, encoding)
-    how = {"max_length": max_length_of(loaded), "precision": kind}
-    said = task.opinion(loaded.model, tokenizer_of(loaded), records, **how)
-    return task.report(f"{model} on {Path(data[0]).name}", records, {"Tuned": said}, machine=machine)
+    tokenizer, max_length = tokenizer_of(loaded), max_length_of(loaded)
+    part = Part("test", records, [], [])
+    part.encode(task, tokenizer, max_length, target=False)
+    said = task.opinion(loaded.model, tokenizer, records, max_length=max_length, precision=kind)
+    title = f"{model} on {Path(data[0]).name}"
+    return task.report(title, records, {"Tuned": said}, notes=part.cut(), machine=machine)
 
 
 def records_of_files(

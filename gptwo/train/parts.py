@@ -45,16 +45,25 @@ class Part:
     tokens_cut: int = 0
     records_cut: int = 0
 
-    def encode(self, task: Task, tokenizer: Tokenizer, max_length: int) -> None:
-        """Make the examples; raises where a record does not fit the task."""
+    def encode(self, task: Task, tokenizer: Tokenizer, max_length: int, *, target: bool = True) -> None:
+        """Make the examples, as `Task.encode`; raises where a record does not fit the task."""
         self.examples = [
             example
             for index, record in enumerate(self.records)
-            for example in task.encode(record, tokenizer, max_length, index)
+            for example in task.encode(record, tokenizer, max_length, index, target=target)
         ]
         self.max_length = max_length
         self.tokens_cut = sum(example.truncated for example in self.examples)
         self.records_cut = len({example.index for example in self.examples if example.truncated})
+
+    def cut(self) -> list[str]:
+        """A note on the records that did not fit, where there are any."""
+        if not self.records_cut:
+            return []
+        return [
+            f"{self.name}: {self.records_cut:,} of {len(self.records):,} records are longer than "
+            f"{self.max_length:,} tokens; {self.tokens_cut:,} tokens were cut out of them."
+        ]
 
 
 def read_part(name: str, data: DataSection, task: Task, rejects: CountedRejects) -> Part:
@@ -119,12 +128,7 @@ def notes_of(parts: dict[str, Part], rejects: Rejects) -> list[str]:
         notes.append(f"data.limit: of {parts['train'].limited_from:,} training records some were taken at random.")
     if not parts["valid"].files:
         notes.append("The validation records were set aside from the training data at random.")
-    notes += [
-        f"{part.name}: {part.records_cut:,} of {len(part.records):,} records are longer than {part.max_length:,} "
-        f"tokens; {part.tokens_cut:,} tokens were cut out of them."
-        for part in parts.values()
-        if part.records_cut
-    ]
+    notes += [note for part in parts.values() for note in part.cut()]
     if rejects.total:
         notes.append(f"{rejects.summary()}.")
     if "test" not in parts:

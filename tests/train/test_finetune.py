@@ -328,6 +328,7 @@ def test_long_texts_of_a_language_model_are_noted_too(tune, tmp_path):
     assert [note for note in run.report.notes if "longer" in note] == wanted
     events = [event["message"] for event in read_events(tmp_path / "run") if event["kind"] == "notice"]
     assert [note for note in events if "longer" in note] == wanted
+    assert measure(tmp_path / "run", [str(data)], precision="fp32").notes == wanted[2:]
 
 
 def test_what_was_set_for_nothing_is_told(tune, labelled, tmp_path):
