@@ -9,7 +9,7 @@ from typing import Literal
 from gptwo.errors import UsageError
 from gptwo.recipe import Recipe
 
-ScheduleName = Literal["cosine", "linear", "wsd", "constant"]
+ScheduleName = Literal["cosine", "linear", "wsd", "constant", "ramp"]
 
 
 def learning_rate_factor(
@@ -21,9 +21,10 @@ def learning_rate_factor(
         step: optimizer step, 0 to total - 1.
         total: steps of the whole run.
         name: after the warm-up, "cosine" and "linear" fall to `floor` at the end, "wsd" (warm-up, stable, decay:
-            Hu et al. 2024, MiniCPM) stays at 1 and falls linearly over the last `decay` of the run, "constant" stays.
+            Hu et al. 2024, MiniCPM) stays at 1 and falls linearly over the last `decay` of the run, "constant" stays,
+            "ramp" rises from `floor` to 1 by the same factor each step (for the range test of learning rates).
         warmup: steps of linear rise from 1 / (warmup + 1).
-        floor: factor at the end, 0 to 1.
+        floor: factor at the end, 0 to 1; of "ramp" at the beginning, above 0.
         decay: share of the run in which "wsd" falls, 0 to 1.
 
     Returns:
@@ -41,10 +42,14 @@ def learning_rate_factor(
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
     if name == "linear":
         return floor + (1 - floor) * (1 - progress)
+    if name == "ramp":
+        return max(floor, 1e-8) ** (1 - (step - warmup) / max(1, total - 1 - warmup))
     if name == "wsd":
         left = max(0.0, min(1.0, (total - step) / max(1.0, decay * total)))
         return floor + (1 - floor) * left
-    raise UsageError(f"There is no schedule {name!r}.", where="schedule.name", fix="cosine, linear, wsd or constant")
+    raise UsageError(
+        f"There is no schedule {name!r}.", where="schedule.name", fix="cosine, linear, wsd, constant or ramp"
+    )
 
 
 @dataclass

@@ -34,6 +34,12 @@ def test_each_shape_after_the_warm_up():
     assert wsd[16:] == pytest.approx([0.8, 0.6, 0.4, 0.2])
 
 
+def test_a_ramp_rises_by_the_same_factor_each_step():
+    found = curve("ramp", warmup=0, floor=1e-6)
+    assert (found[0], found[-1]) == pytest.approx((1e-6, 1.0))
+    assert [b / a for a, b in pairwise(found)] == pytest.approx([10 ** (6 / 19)] * 19)
+
+
 @pytest.mark.parametrize("name", ["cosine", "linear", "wsd"])
 def test_the_floor_is_approached_and_never_undercut(name):
     found = curve(name, total=200, floor=0.1)
