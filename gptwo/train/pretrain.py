@@ -165,7 +165,7 @@ def is_used(key: str, recipe: Recipe) -> bool:
     section = key.partition(".")[0]
     if section == "data":
         return key in DATA
-    return section != "task" and not (recipe.model.base and key in FRESH)
+    return section not in ("task", "adapter") and not (recipe.model.base and key in FRESH)
 
 
 def held_out(valid: Shards, block: int, options: TrainSection) -> str:
