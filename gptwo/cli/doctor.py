@@ -26,7 +26,7 @@ def data(
     train: Annotated[str, typer.Argument(help="Training data: a file, folder or pattern.")],
     test: Annotated[str | None, typer.Option(help="Test data.")] = None,
     valid: Annotated[str | None, typer.Option(help="Validation data.")] = None,
-    task: Annotated[str | None, typer.Option(help="classify, tag or language; default by the file.")] = None,
+    task: Annotated[str | None, typer.Option(help="classify, tag, language, match, …; default by the file.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Folder of the tokenizer, to count tokens.")] = None,
     columns: ColumnsOption = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="Tokens the model reads of one record.")] = None,
@@ -38,7 +38,7 @@ def data(
     json: JsonOption = False,
 ) -> None:
     """Check a data set: labels, duplicates, leakage, truncation, encoding. Exit code 3 where something is an error."""
-    from gptwo.data.doctor import has_errors, inspect_records
+    from gptwo.data.doctor import PAIRED, has_errors, inspect_records
     from gptwo.data.sources import Rejects
     from gptwo.errors import UsageError
     from gptwo.tokenizer import load_tokenizer
@@ -61,6 +61,13 @@ def data(
     files = {split: path for split, path in (("train", train), ("valid", valid), ("test", test)) if path}
     rejects = {split: Rejects() for split in files}
     lists = {"classify": ("label",) if several else (), "tag": ("tokens", "tags")}.get(task, ())
+    check = None
+    if task in PAIRED:
+        from gptwo.recipe import TaskSection
+        from gptwo.tasks import make_task
+
+        job = make_task(TaskSection(name=task))
+        lists, check = job.lists, job.check
     records = {split: _read(path, task, lists, rejects[split], options) for split, path in files.items()}
     findings = inspect_records(
         records["train"],
@@ -70,6 +77,7 @@ def data(
         tokenizer=load_tokenizer(tokenizer) if tokenizer else None,
         max_length=max_length,
         rejects=rejects,
+        check=check,
     )
     if json:
         counts = {split: len(found) for split, found in records.items()}

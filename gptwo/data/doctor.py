@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gptwo.data.duplicates import duplicate_findings
-from gptwo.data.finding import Finding, Item
+from gptwo.data.finding import Finding, Item, places
 from gptwo.data.label_checks import class_findings, spelling_findings
 from gptwo.data.rejects import Rejects
 from gptwo.data.sources import Record
@@ -20,7 +20,18 @@ if TYPE_CHECKING:
 __all__ = ["REQUIRED", "SEVERITIES", "Finding", "has_errors", "inspect_records"]
 
 SEVERITIES = ("error", "warning", "info")
-REQUIRED: dict[str, tuple[str, ...]] = {"classify": ("text", "label"), "tag": ("tokens", "tags"), "language": ("text",)}
+REQUIRED: dict[str, tuple[str, ...]] = {
+    "classify": ("text", "label"),
+    "tag": ("tokens", "tags"),
+    "language": ("text",),
+    "match": ("text_a", "text_b", "label"),
+    "rank": ("query", "candidates", "relevant"),
+    "choice": ("stem", "choices", "answer"),
+    "extract": ("question", "context", "answers"),
+}
+
+
+PAIRED = ("match", "rank", "choice", "extract")  # their text is in the first two fields
 
 
 def inspect_records(
@@ -32,6 +43,7 @@ def inspect_records(
     tokenizer: Tokenizer | None = None,
     max_length: int | None = None,
     rejects: Mapping[str, Rejects] | None = None,
+    check: Callable[[Record], object] | None = None,
 ) -> list[Finding]:
     """Everything worth knowing about the records of a task, errors first.
 
@@ -39,10 +51,11 @@ def inspect_records(
         train: records with the fields of the task: text and label (or labels, a list) for "classify", tokens and
             tags (lists) for "tag", text for "language".
         valid, test: further records, looked at by themselves and for leakage.
-        task: "classify", "tag" or "language".
+        task: a name of `REQUIRED`, which has the fields of each.
         tokenizer: counts lengths in tokens; without one they are in characters and truncation is not checked.
         max_length: tokens the model reads of one record.
         rejects: split -> the rows that could not be read, which become findings too.
+        check: raises `DataError` for a record that the task cannot learn from (`Task.check`).
 
     Raises:
         UsageError: an unknown task.
@@ -58,7 +71,9 @@ def inspect_records(
         for record in records
     ]
     findings = [finding for split, rejected in (rejects or {}).items() for finding in _rejected(split, rejected)]
-    if task == "classify":
+    if check is not None:
+        findings += _unusable(items, check)
+    if task in ("classify", "match"):
         findings += spelling_findings((label, item) for item in items for label in item.labels)
         findings += class_findings(items)
     if task == "tag":
@@ -86,9 +101,29 @@ def _item(record: Record, split: str, task: str) -> Item:
         if not isinstance(tokens, list) or not isinstance(tags, list):
             raise _lacking(record, "tokens and tags, both lists")
         return Item(record, split, " ".join(map(str, tokens)), _strings(tags))
+    if task in PAIRED:
+        if any(name not in fields for name in REQUIRED[task]):
+            raise _lacking(record, ", ".join(REQUIRED[task]))
+        texts = [part for name in REQUIRED[task][:2] for part in _strings(fields[name])]
+        return Item(record, split, "\n".join(texts), _strings(fields["label"]) if task == "match" else ())
     if "text" not in fields:
         raise _lacking(record, "text")
     return Item(record, split, str(fields["text"]))
+
+
+def _unusable(items: Sequence[Item], check: Callable[[Record], object]) -> list[Finding]:
+    """Records that a task cannot learn from, by what is wrong with them."""
+    found: list[tuple[Item, DataError]] = []
+    for item in items:
+        try:
+            check(item.record)
+        except DataError as error:
+            found.append((item, error))
+    if not found:
+        return []
+    what = f"{amount(len(found), 'record')} cannot be used; the first: {found[0][1].what}"
+    fix = found[0][1].fix or "Correct these records, or leave them out."
+    return [Finding("unusable-records", "error", what, len(found), places(item for item, _ in found), fix)]
 
 
 def _lacking(record: Record, fields: str) -> DataError:

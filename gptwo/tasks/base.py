@@ -51,6 +51,13 @@ class Task(ABC):
             DataError: the records cannot teach this task; names file and row.
         """
 
+    def check(self, record: Record) -> None:  # noqa: B027 - most tasks have nothing to check
+        """Whether a record can be learned from; `gptwo doctor data` asks this of every record.
+
+        Raises:
+            DataError: it cannot; names file and row.
+        """
+
     def group(self, record: Record) -> str:
         """What a share of the records should have in proportion; nothing, unless a task says so."""
         return ""

@@ -58,7 +58,10 @@ class Choice(Task):
         if not records:
             raise DataError("There is nothing to choose from.")
         for record in records:
-            self.answer_of(record)
+            self.check(record)
+
+    def check(self, record: Record) -> None:
+        self.answer_of(record)
 
     def choices_of(self, record: Record) -> list[str]:
         """The choices of a record.

@@ -77,6 +77,9 @@ class Extract(Task):
             )
         self.no_answer = not all(known)
 
+    def check(self, record: Record) -> None:
+        answers_of(record)
+
     def group(self, record: Record) -> str:
         return str(bool(answers_of(record)))
 

@@ -50,7 +50,10 @@ class Rank(Task):
         if not records:
             raise DataError("There are no queries to learn from.")
         for record in records:
-            self.grades_of(record)
+            self.check(record)
+
+    def check(self, record: Record) -> None:
+        self.grades_of(record)
 
     def candidates_of(self, record: Record) -> list[str]:
         """The candidates of a record.
