@@ -66,7 +66,7 @@ class DataSection(Section):
 
 
 class TaskSection(Section):
-    name: Literal["language", "classify", "tag", "match", "rank", "choice", "extract"] = Field(
+    name: Literal["language", "classify", "tag", "match", "rank", "choice", "extract", "joint"] = Field(
         "language", description="what is learned"
     )
     labels: Texts | None = Field(None, description="labels in order; none: those of the training data, sorted")
@@ -74,6 +74,9 @@ class TaskSection(Section):
     class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
         "none", description="weight of each label in the loss; balanced: inverse to its frequency"
     )
+    ordinal: bool = Field(False, description="classify: the labels stand in an order, as stars do")
+    hierarchy: str | None = Field(None, description="classify: what parts the steps of labels that are paths: a/b")
+    kinds: Texts = Field([], description="joint: the fields that hold a label each, such as topic and sentiment")
     positive: str | None = Field(None, description="the label that counts as positive in binary metrics")
     threshold: float = Field(0.5, gt=0, lt=1, description="a label is predicted above this probability")
     scheme: Literal["auto", "IOB1", "IOB2", "BIOES", "plain"] = Field("auto", description="how the tags mark entities")

@@ -97,7 +97,7 @@ def assess_classification(
     for name, said in predictions.items():
         measured: dict[str, Any] = {"accuracy": sampling.mean(truth == guesses[name])}
         distinct, weights = statistics.collapse(truth * len(names) + guesses[name])
-        rows = _class_rows(distinct // len(names), distinct % len(names), len(names))
+        rows = class_rows(distinct // len(names), distinct % len(names), len(names))
         measured["macro_f1"] = sampling.bootstrap(rows, statistics.macro_f1_of_sums, weights)
         if binary:
             row = next((r for r in metrics.class_table(gold, said.labels).classes if r.name == str(positive)), None)
@@ -122,7 +122,7 @@ def assess_classification(
             distinct, weights = statistics.collapse(code)
             g, a, b = distinct // len(names) ** 2, distinct // len(names) % len(names), distinct % len(names)
             difference, p_value = sampling.paired(
-                _class_rows(g, a, len(names)), statistics.macro_f1_of_sums, _class_rows(g, b, len(names)), weights
+                class_rows(g, a, len(names)), statistics.macro_f1_of_sums, class_rows(g, b, len(names)), weights
             )
             comparisons.append(Comparison(tuned, name, "macro_f1", difference, p_value, "paired bootstrap"))
 
@@ -337,7 +337,7 @@ def assess_language(
     )
 
 
-def _class_rows(truth: np.ndarray, guess: np.ndarray, classes: int) -> np.ndarray:
+def class_rows(truth: np.ndarray, guess: np.ndarray, classes: int) -> np.ndarray:
     """(U, 3 classes): for each class whether the outcome is correct, predicted, gold."""
     eye = np.eye(classes)
     gold, said = eye[truth], eye[guess]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from gptwo.recipe import TaskSection
     from gptwo.tasks.base import Task
 
-NAMES = ("language", "classify", "tag", "match", "rank", "choice", "extract")
+NAMES = ("language", "classify", "tag", "match", "rank", "choice", "extract", "joint")
 
 
 def make_task(section: TaskSection) -> Task:
@@ -29,6 +29,10 @@ def make_task(section: TaskSection) -> Task:
         from gptwo.tasks.choice import Choice
 
         return Choice(section.score)
+    if section.name == "joint":
+        from gptwo.tasks.joint import Joint
+
+        return Joint(section.kinds, section.labels)
     if section.name == "extract":
         from gptwo.tasks.extract import Extract
 
@@ -45,6 +49,12 @@ def make_task(section: TaskSection) -> Task:
             positive=section.positive,
             threshold=section.threshold,
         )
+    if section.name == "classify" and (section.ordinal or section.hierarchy):
+        from gptwo.tasks.ordinal import Hierarchical, Ordinal
+
+        if section.ordinal:
+            return Ordinal(section.labels, class_weights=section.class_weights)
+        return Hierarchical(section.labels, class_weights=section.class_weights, separator=section.hierarchy or "/")
     if section.name == "classify":
         return Classify(
             section.labels,
@@ -74,6 +84,12 @@ def restore_task(info: dict[str, Any], head: HeadKind) -> Task:
     from gptwo.tasks.tag import Tag
 
     name = info.get("task") or {"sequence": "classify", "token": "tag"}.get(head, "language")
+    if name == "classify" and (info.get("ordinal") or info.get("hierarchy")):
+        from gptwo.tasks.ordinal import Hierarchical, Ordinal
+
+        if info.get("ordinal"):
+            return Ordinal(info["labels"])
+        return Hierarchical(info["labels"], separator=info["hierarchy"])
     if name == "classify":
         multi_label = info.get("problem_type") == "multi_label_classification"
         return Classify(
@@ -90,6 +106,10 @@ def restore_task(info: dict[str, Any], head: HeadKind) -> Task:
         from gptwo.tasks.choice import Choice
 
         return Choice(info.get("score", "head"))
+    if name == "joint":
+        from gptwo.tasks.joint import Joint
+
+        return Joint(info["kinds"], info["labels"])
     if name == "extract":
         from gptwo.tasks.extract import Extract
 

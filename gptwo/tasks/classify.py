@@ -201,7 +201,10 @@ class Classify(Task):
         self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
     ) -> dict[str, float]:
         said = self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
-        gold = self.gold(records)
+        return self.measure(self.gold(records), said)
+
+    def measure(self, gold: list, said: Predictions) -> dict[str, float]:
+        """The figures of predictions with probabilities."""
         if self.multi_label:
             table = metrics.multilabel_table(gold, said.labels, labels=self.labels)
             loss = metrics.multilabel_log_losses(gold, said.probabilities, self.labels).mean()

@@ -6,7 +6,7 @@ import pytest
 
 from gptwo.data.sources import Record
 from gptwo.model.config import GPT2Config
-from gptwo.model.pretrained import create
+from gptwo.model.pretrained import create, save
 from gptwo.tokenizer import train_bpe
 
 TEXTS = ["the cat sat on the mat. the dog sat on the log. ", "猫坐在垫子上，狗坐在木头上。", "Anna lives in Berlin. "]
@@ -50,3 +50,16 @@ def network(tokenizer):
 def record():
     """`record(row, text=…, label=…)`: one of data.csv."""
     return lambda row=1, **fields: Record(fields, "data.csv", row)
+
+
+@pytest.fixture
+def known_speed(monkeypatch):
+    """The machine is not measured."""
+    monkeypatch.setattr("gptwo.runtime.matmul_rate", lambda precision, device: 1e9)
+
+
+@pytest.fixture(scope="session")
+def base_folder(tokenizer, tmp_path_factory):
+    """Folder of a language model to tune."""
+    config = GPT2Config(vocab_size=tokenizer.vocab_size, n_positions=96, n_embd=32, n_layer=2, n_head=2)
+    return save(create(config, tokenizer, seed=5), tmp_path_factory.mktemp("base") / "tiny")

@@ -7,8 +7,7 @@ import json
 import pytest
 
 from gptwo.errors import DataError
-from gptwo.model.config import GPT2Config
-from gptwo.model.pretrained import create, load, save
+from gptwo.model.pretrained import load
 from gptwo.train.apply import measure, predict, records_of_texts
 from gptwo.train.finetune import finetune
 
@@ -23,20 +22,8 @@ FAST = {
 COLOURS = ["cat", "dog", "mat"]
 
 
-@pytest.fixture(autouse=True)
-def known_speed(monkeypatch):
-    """The machine is not measured."""
-    monkeypatch.setattr("gptwo.runtime.matmul_rate", lambda precision, device: 1e9)
-
-
-@pytest.fixture(scope="module")
-def base_folder(tokenizer, tmp_path_factory):
-    config = GPT2Config(vocab_size=tokenizer.vocab_size, n_positions=96, n_embd=32, n_layer=2, n_head=2)
-    return save(create(config, tokenizer, seed=5), tmp_path_factory.mktemp("base") / "tiny")
-
-
 @pytest.fixture
-def tune(base_folder, tmp_path):
+def tune(base_folder, known_speed, tmp_path):
     """`tune("match", rows, epochs=9, **settings)`: a run in tmp_path/run that is trained and measured on the rows."""
 
     def run(task, rows, **given):
