@@ -36,6 +36,41 @@ STARTERS: dict[str, dict[str, dict[str, object]]] = {
         "train": {"epochs": 6, "batch_size": 16, "patience": 3},
         "optimizer": {"learning_rate": 5e-4},
     },
+    "match": {
+        "model": {"base": "gptwo-mini"},
+        "data": {"train": ["train.jsonl"], "test": ["test.jsonl"]},
+        "task": {"name": "match"},
+        "train": {"epochs": 8, "batch_size": 16, "patience": 3},
+        "optimizer": {"learning_rate": 5e-4},
+    },
+    "rank": {
+        "model": {"base": "gptwo-mini"},
+        "data": {"train": ["train.jsonl"], "test": ["test.jsonl"], "max_length": 128},
+        "task": {"name": "rank", "loss": "listwise"},
+        "train": {"epochs": 5, "patience": 2},
+        "optimizer": {"learning_rate": 5e-4},
+    },
+    "choice": {
+        "model": {"base": "gptwo-mini"},
+        "data": {"train": ["train.jsonl"], "test": ["test.jsonl"], "max_length": 160},
+        "task": {"name": "choice", "score": "likelihood"},
+        "train": {"epochs": 5, "patience": 2},
+        "optimizer": {"learning_rate": 1e-4},
+    },
+    "extract": {
+        "model": {"base": "gptwo-mini"},
+        "data": {"train": ["train.jsonl"], "test": ["test.jsonl"], "max_length": 512},
+        "task": {"name": "extract", "context": "both"},
+        "train": {"epochs": 4, "patience": 2},
+        "optimizer": {"learning_rate": 5e-4},
+    },
+    "joint": {
+        "model": {"base": "gptwo-mini"},
+        "data": {"train": ["train.jsonl"], "test": ["test.jsonl"]},
+        "task": {"name": "joint", "kinds": ["topic", "sentiment"]},
+        "train": {"epochs": 8, "batch_size": 16, "patience": 3},
+        "optimizer": {"learning_rate": 5e-4},
+    },
 }
 
 
