@@ -1,0 +1,43 @@
+"""Calibrating a tuned model on the validation data, and keeping what was fitted in its gptwo.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from gptwo.data.sources import Record
+from gptwo.model.config_json import read_json
+from gptwo.model.pretrained import INFO, Pretrained
+from gptwo.tasks.base import Task
+from gptwo.tokenizer import Tokenizer
+from gptwo.train.run import write_text
+
+
+def calibrate(
+    job: Task,
+    best: Pretrained,
+    tokenizer: Tokenizer,
+    records: Sequence[Record],
+    *,
+    max_length: int,
+    precision: str,
+    target_precision: float | None,
+) -> None:
+    """Let the task fit its confidences, and write them beside the model's labels.
+
+    Args:
+        best: the tuned model, in its folder.
+        records: of the validation data.
+    """
+    found = job.calibrate(
+        best.model,
+        tokenizer,
+        records,
+        max_length=max_length,
+        precision=precision,
+        target_precision=target_precision,
+    )
+    if found and best.folder is not None:
+        best.info["calibration"] = found
+        content = {**read_json(best.folder / INFO), "calibration": found}
+        write_text(best.folder / INFO, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
