@@ -45,7 +45,13 @@ _SHARES = {
     "ndcg_10": "nDCG@10",
     "hits_1": "Hits@1",
     "hits_3": "Hits@3",
+    "hits_5": "Hits@5",
     "hits_10": "Hits@10",
+    "rouge_1": "ROUGE-1",
+    "rouge_2": "ROUGE-2",
+    "rouge_l": "ROUGE-L",
+    "distinct_1": "Distinct-1",
+    "distinct_2": "Distinct-2",
 }
 METRICS = {
     **{key: MetricName(title, True, "share") for key, title in _SHARES.items()},
@@ -53,6 +59,8 @@ METRICS = {
     "log_loss": MetricName("Log-loss", False, "nats"),
     "loss": MetricName("Loss", False, "nats"),
     "perplexity": MetricName("Perplexity", False, "number"),
+    "bleu": MetricName("BLEU", True, "number"),
+    "chrf": MetricName("chrF", True, "number"),
     "bits_per_byte": MetricName("Bits per byte", False, "bits"),
     "bits_per_token": MetricName("Bits per token", False, "bits"),
     "bits_per_character": MetricName("Bits per character", False, "bits"),
