@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gptwo.evaluate.baselines import TfidfLogisticRegression
+from gptwo.evaluate.ranking import terms
 
 
 class PairLogisticRegression(TfidfLogisticRegression):
@@ -23,35 +24,36 @@ class PairLogisticRegression(TfidfLogisticRegression):
     name = "TF-IDF of the pair + logistic regression"
 
     def _features(self, train_texts: Sequence[tuple[str, str]], test_texts: Sequence[tuple[str, str]]):  # type: ignore[override]
-        sides = [[a for a, _ in pairs] + [b for _, b in pairs] for pairs in (train_texts, test_texts)]
-        found = super()._features(*sides)
-        return None if found is None else tuple(pair_features(table) for table in found)
+        both = (train_texts, test_texts)
+        found = super()._features(*([a for a, _ in pairs] + [b for _, b in pairs] for pairs in both))
+        return found and tuple(pair_features(table, pairs) for table, pairs in zip(found, both, strict=True))
 
 
-def pair_features(table):
+def pair_features(table, pairs: Sequence[tuple[str, str]]):
     """Features of N pairs from those of their texts.
 
     Args:
         table: sparse (2 N, F): the first texts of all pairs, then the second ones.
+        pairs: the texts.
 
     Returns:
-        Sparse (N, 3 F + 4): first texts, second texts, their product; cosine, share of each text's features that
-        the other has, difference of length.
+        Sparse (N, 3 F + 4): first texts, second texts, their product, `overlap`.
     """
     from scipy.sparse import csr_matrix, hstack
 
-    half = table.shape[0] // 2
-    first, second = table[:half], table[half:]
-    shared = first.multiply(second)
-    sizes = [np.asarray((side > 0).sum(1), dtype=float).ravel() for side in (first, second)]
-    common = np.asarray((shared > 0).sum(1), dtype=float).ravel()
-    overlap = np.stack(
-        [
-            np.asarray(shared.sum(1)).ravel(),
-            common / np.maximum(1, sizes[0]),
-            common / np.maximum(1, sizes[1]),
-            np.abs(sizes[0] - sizes[1]) / np.maximum(1, sizes[0] + sizes[1]),
-        ],
-        axis=1,
-    )
-    return hstack([first, second, shared, csr_matrix(overlap)]).tocsr()
+    first, second = table[: len(pairs)], table[len(pairs) :]
+    figures = np.array([overlap(a, b) for a, b in pairs], dtype=float).reshape(-1, 4)
+    return hstack([first, second, first.multiply(second), csr_matrix(figures)]).tocsr()
+
+
+def overlap(first: str, second: str) -> list[float]:
+    """How far two texts share their words, also words never seen: share of all, of the first's, of the second's words
+    that both have; difference of length. All are 0..1.
+
+    >>> overlap("the old car", "the car")
+    [0.6666666666666666, 0.6666666666666666, 1.0, 0.2]
+    """
+    a, b = set(terms(first)), set(terms(second))
+    both = len(a & b)
+    shares = [both / max(1, size) for size in (len(a | b), len(a), len(b))]
+    return [*shares, abs(len(a) - len(b)) / max(1, len(a) + len(b))]
