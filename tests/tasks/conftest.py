@@ -61,5 +61,6 @@ def known_speed(monkeypatch):
 @pytest.fixture(scope="session")
 def base_folder(tokenizer, tmp_path_factory):
     """Folder of a language model to tune."""
-    config = GPT2Config(vocab_size=tokenizer.vocab_size, n_positions=96, n_embd=32, n_layer=2, n_head=2)
+    sizes = {"n_positions": 96, "n_embd": 32, "n_layer": 2, "n_head": 2, "initializer_range": 0.2}
+    config = GPT2Config(vocab_size=tokenizer.vocab_size, **sizes)
     return save(create(config, tokenizer, seed=5), tmp_path_factory.mktemp("base") / "tiny")

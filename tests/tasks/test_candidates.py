@@ -54,7 +54,7 @@ def test_a_candidate_is_scored_as_if_it_were_alone(network):
 
 
 def test_the_likelihood_is_the_mean_over_the_counted_tokens(network):
-    model = network("language")
+    model = network("language").requires_grad_(False)
     weight = model.projection.weight
     example = join([[3, 4, 5, 6], [7, 8]], [1, 0], 0, counted_from=[2, 1])
     found = likelihoods(model, unfold(collate([example])), weight)

@@ -19,7 +19,7 @@ FAST = {
     "track.trackers": ["events"],
     "model.dropout": 0.0,
 }
-COLOURS = ["cat", "dog", "mat"]
+WORDS = ["cat", "dog", "mat"]
 
 
 @pytest.fixture
@@ -52,9 +52,9 @@ def check_saved(run, tmp_path, figure, answer):
 def test_pairs(tune, tmp_path):
     rows = [
         {"text_a": f"the {a}", "text_b": f"the {b} sat", "label": "same" if a == b else "other"}
-        for a in COLOURS
-        for b in COLOURS
-    ] * 3
+        for a in WORDS[:2]
+        for b in WORDS[:2]
+    ] * 5
     run = tune("match", rows, train__epochs=25)
     assert run.report.tuned.value("accuracy") > run.report.systems[0].value("accuracy")
     assert run.report.tuned.value("accuracy") == 1.0
@@ -72,8 +72,8 @@ def test_pairs(tune, tmp_path):
 def test_lists(tune, tmp_path, loss):
     rows = [
         {"query": f"the {a}", "candidates": [f"{b} sat" for b in order], "relevant": [f"{a} sat"]}
-        for a in COLOURS
-        for order in (COLOURS, COLOURS[::-1], [*COLOURS[1:], COLOURS[0]])
+        for a in WORDS
+        for order in (WORDS, WORDS[::-1], [*WORDS[1:], WORDS[0]])
     ] * 2
     run = tune("rank", rows, train__epochs=25, task__loss=loss)
     assert run.report.tuned.value("mrr") == 1.0

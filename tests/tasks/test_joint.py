@@ -75,7 +75,7 @@ def test_the_report_has_every_kind(task, records, tokenizer, network):
 
 
 def test_wrong_labels_name_file_and_row(task, record):
-    with pytest.raises(DataError, match=r"'bat' of 'topic'[\s\S]*data\.csv:4[\s\S]*'cat'"):
+    with pytest.raises(DataError, match=r"'bat' of 'topic'[\s\S]*data\.csv:4[\s\S]*'mat'"):
         task.places_of(record(4, text="x", topic=["bat"], mood=["good"]))
     with pytest.raises(DataError, match=r"no label of any kind[\s\S]*data\.csv:4"):
         task.places_of(record(4, text="x", topic=[], mood=[""]))
