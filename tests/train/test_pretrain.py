@@ -176,6 +176,12 @@ def test_a_run_without_one_finite_evaluation_has_no_best_model_and_says_so(recip
         pretrain(recipe(), tmp_path / "run")
 
 
+def notices(folder) -> list[str]:
+    """What a run was told before its first step."""
+    events = map(json.loads, (folder / "events.jsonl").read_text().splitlines())
+    return [event["message"] for event in events if event["kind"] == "notice"]
+
+
 def test_what_was_set_for_nothing_is_told_in_the_log_and_the_report(recipe, base_folder, tmp_path):
     settings = {"task__labels": ["a"], "data__encoding": "gb18030", "data__valid_share": 0.1, "data__block_size": 8}
     pretrain(recipe(model__base=str(base_folder), **settings), tmp_path / "run")
@@ -183,13 +189,13 @@ def test_what_was_set_for_nothing_is_told_in_the_log_and_the_report(recipe, base
         "Set, but not used by gptwo pretrain: model.n_layer, model.n_embd, model.n_head, model.n_positions, "
         "data.encoding, task.labels."
     )
-    assert [event["message"] for event in read_events(tmp_path / "run") if event["kind"] == "notice"] == [note]
+    assert notices(tmp_path / "run") == [note]
     assert read_report(tmp_path / "run").notes[0] == note
 
 
 def test_nothing_is_told_where_every_key_has_its_use(recipe, tmp_path):
     pretrain(recipe(), tmp_path / "run")
-    assert not [event for event in read_events(tmp_path / "run") if event["kind"] == "notice"]
+    assert notices(tmp_path / "run") == []
 
 
 def test_held_out_text_of_one_block():
