@@ -326,8 +326,8 @@ def test_long_texts_of_a_language_model_are_noted_too(tune, tmp_path):
         for part in ("train", "valid", "test")
     ]
     assert [note for note in run.report.notes if "longer" in note] == wanted
-    events = [event["message"] for event in read_events(tmp_path / "run") if event["kind"] == "notice"]
-    assert [note for note in events if "longer" in note] == wanted
+    told = [event.get("message", "") for event in map(json.loads, (tmp_path / "run" / "events.jsonl").open())]
+    assert [note for note in told if "longer" in note] == wanted
     assert measure(tmp_path / "run", [str(data)], precision="fp32").notes == wanted[2:]
 
 
@@ -335,7 +335,7 @@ def test_what_was_set_for_nothing_is_told(tune, labelled, tmp_path):
     run = tune("classify", train=labelled / "train.jsonl", train__steps=1, train__evaluate_batches=2, model__n_layer=7)
     note = "Set, but not used by gptwo finetune: model.n_layer, train.evaluate_batches."
     assert note in run.report.notes
-    assert note in [event.get("message") for event in read_events(tmp_path / "run")]
+    assert json.dumps(note) in (tmp_path / "run" / "events.jsonl").read_text()
     run = tune("classify", "other", train=labelled / "train.jsonl", train__steps=1)
     assert not any("not used" in note for note in run.report.notes)
 
