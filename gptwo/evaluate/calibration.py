@@ -65,7 +65,7 @@ def tempered(probabilities: np.ndarray, temperature: float, *, independent: bool
     if independent:
         clipped = np.clip(table, TINY, 1 - TINY)
         return 1 / (1 + np.exp(-(np.log(clipped) - np.log1p(-clipped)) / temperature))
-    scores = np.log(np.clip(table, TINY, 1.0)) / temperature
+    scores = np.log(np.clip(table, 1e-300, 1.0)) / temperature
     powers = np.exp(scores - scores.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)
 
