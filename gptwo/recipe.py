@@ -66,9 +66,10 @@ class DataSection(Section):
 
 
 class TaskSection(Section):
-    name: Literal["language", "classify", "tag", "match", "rank", "choice", "extract", "joint"] = Field(
-        "language", description="what is learned"
-    )
+    name: Literal[
+        "language", "classify", "tag", "match", "rank", "choice", "extract", "joint",
+        "translate", "summarize", "answer", "dialogue", "control", "code",
+    ] = Field("language", description="what is learned")  # fmt: skip
     labels: Texts | None = Field(None, description="labels in order; none: those of the training data, sorted")
     multi_label: bool = Field(False, description="a text may have several labels, or none")
     class_weights: Literal["none", "balanced"] | dict[str, float] = Field(
@@ -83,7 +84,13 @@ class TaskSection(Section):
     context: Literal["both", "left"] = Field(
         "both", description="tag, extract: text seen by a token (both: given twice)"
     )
-    prompt: str | None = Field(None, description="language: {column} template whose tokens carry no loss")
+    prompt: str | None = Field(None, description="what stands before the text, with {column} fields; carries no loss")
+    decode: dict[str, Any] = Field({}, description="tasks that write: options of generation over the task's own")
+    max_target: int | None = Field(None, ge=1, description="tasks that write: tokens at most; none: as in training")
+    evaluate_texts: int = Field(32, ge=0, description="tasks that write: validation records written at an evaluation")
+    no_answer: str = Field("unanswerable", description="answer: what is written where there is no answer")
+    execute: bool = Field(False, description="code: run what was written with its tests, within limits")
+    tries: int = Field(1, ge=1, description="code: programs written for each description")
     loss: Literal["listwise", "pairwise"] = Field("listwise", description="rank: over whole lists, or pairs of a list")
     score: Literal["head", "likelihood"] = Field("head", description="choice: judged by a new head or as likely text")
     stride: int | None = Field(None, ge=1, description="extract: tokens between windows; none: half a window")

@@ -87,7 +87,7 @@ def test_one_key_of_a_table_can_be_set():
         ("train.steps", "many", "valid integer"),
         ("train.epochs", float("nan"), "finite number"),
         ("optimizer.learning_rate", float("inf"), "finite number"),
-        ("task.name", "clasify", "'language', 'classify' or 'tag'"),
+        ("task.name", "clasify", "'language', 'classify', 'tag'"),
         ("task.class_weights", "balancd", "'none' or 'balanced'"),
         ("task.class_weights", {"good": "much"}, "valid number"),
         ("data.train", 3, "valid list"),

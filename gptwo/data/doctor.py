@@ -28,10 +28,17 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "rank": ("query", "candidates", "relevant"),
     "choice": ("stem", "choices", "answer"),
     "extract": ("question", "context", "answers"),
+    "translate": ("source", "target"),
+    "summarize": ("document", "summary"),
+    "answer": ("context", "question", "answers"),
+    "dialogue": ("messages",),
+    "control": ("control", "text"),
+    "code": ("prompt", "code"),
 }
 
 
-PAIRED = ("match", "rank", "choice", "extract")  # their text is in the first two fields
+WRITING = ("translate", "summarize", "answer", "dialogue", "control", "code")
+PAIRED = ("match", "rank", "choice", "extract", *WRITING)  # their text is in the first two fields
 
 
 def inspect_records(

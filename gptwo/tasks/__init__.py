@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from gptwo.model.heads import HeadKind
     from gptwo.recipe import TaskSection
     from gptwo.tasks.base import Task
+    from gptwo.tasks.write import Write
 
-NAMES = ("language", "classify", "tag", "match", "rank", "choice", "extract", "joint")
+WRITING = ("translate", "summarize", "answer", "dialogue", "control", "code")
+NAMES = ("language", "classify", "tag", "match", "rank", "choice", "extract", "joint", *WRITING)
 
 
 def make_task(section: TaskSection) -> Task:
@@ -65,7 +67,21 @@ def make_task(section: TaskSection) -> Task:
         )
     if section.name == "tag":
         return Tag(section.labels, scheme=section.scheme, context=section.context)
+    if section.name in WRITING:
+        return writing_tasks()[section.name].of(section)
     return Language(section.prompt)
+
+
+def writing_tasks() -> dict[str, type[Write]]:
+    """The tasks that write a text for a source, by name."""
+    from gptwo.tasks.answer import Answer
+    from gptwo.tasks.code import Code
+    from gptwo.tasks.control import Control
+    from gptwo.tasks.dialogue import Dialogue
+    from gptwo.tasks.summarize import Summarize
+    from gptwo.tasks.translate import Translate
+
+    return {task.name: task for task in (Translate, Summarize, Answer, Dialogue, Control, Code)}
 
 
 def restore_task(info: dict[str, Any], head: HeadKind) -> Task:
@@ -125,6 +141,8 @@ def restore_task(info: dict[str, Any], head: HeadKind) -> Task:
         task.source_scheme = info["source_scheme"] if "source_scheme" in info else scheme_of_labels(task.labels)
         task.scheme = info.get("scheme", task.source_scheme or "plain")
         return task
+    if name in WRITING:
+        return writing_tasks()[name].restored(info)
     if name == "language":
         return Language(info.get("prompt"))
     raise UsageError(

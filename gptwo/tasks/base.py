@@ -31,6 +31,7 @@ class Task(ABC):
         head: the head it needs.
         columns: fields that a training record needs; `inputs` are those needed to predict.
         lists: fields whose value is a list.
+        special_tokens: tokens that it adds to the vocabulary.
         figures: what `evaluate` measures, the one that usually decides the best checkpoint first; set by `fit`.
         labels: names by index; empty where there are none.
     """
@@ -40,6 +41,7 @@ class Task(ABC):
     columns: ClassVar[tuple[str, ...]]
     inputs: ClassVar[tuple[str, ...]]
     lists: tuple[str, ...] = ()
+    special_tokens: tuple[str, ...] = ()
     figures: tuple[str, ...]
     labels: list[str]
 
@@ -57,6 +59,9 @@ class Task(ABC):
         Raises:
             DataError: it cannot; names file and row.
         """
+
+    def fit_tokens(self, tokenizer: Tokenizer, max_length: int) -> None:  # noqa: B027 - for most tasks there is nothing
+        """Learn from the training records what is counted in tokens, after `fit`."""
 
     def group(self, record: Record) -> str:
         """What a share of the records should have in proportion; nothing, unless a task says so."""

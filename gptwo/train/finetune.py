@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -135,11 +136,13 @@ def tune_model(
             raise unknown_metric(metric, list(job.figures))
         start, tokenizer = tunable(base, job, recipe, device.value)
         max_length = min(recipe.data.max_length or start.config.n_positions, start.config.n_positions)
+        job.fit_tokens(tokenizer, max_length)
         for part in parts.values():
             part.encode(job, tokenizer, max_length)
     tuned = freeze(start.model, recipe.freeze.policy, last=recipe.freeze.last, pattern=recipe.freeze.pattern)
     check_space(folder, start.model, recipe.train.keep_last)
     start.info |= {
+        **job.describe(),
         "max_length": max_length,
         "columns": recipe.data.columns,
         "label_separator": recipe.data.label_separator,
@@ -256,6 +259,8 @@ def tunable(base: Pretrained, job: Task, recipe: Recipe, device: str) -> tuple[P
     tokenizer = load_tokenizer(recipe.model.tokenizer) if recipe.model.tokenizer else base.tokenizer
     if tokenizer is None:
         raise UsageError("The model has no tokenizer.", where=base.folder, fix="--set model.tokenizer=FOLDER")
+    if job.special_tokens:
+        tokenizer = copy.deepcopy(tokenizer)  # that of the base stays as it is
     made = models.create(base.config, tokenizer, head=job.head, labels=job.labels, seed=recipe.train.seed)
     if not recipe.model.random:
         made.model.transformer.load_state_dict(base.model.transformer.state_dict())
@@ -263,6 +268,8 @@ def tunable(base: Pretrained, job: Task, recipe: Recipe, device: str) -> tuple[P
         if same_head:
             made.model.projection.load_state_dict(base.model.projection.state_dict())
             made.model.tie()
+    if job.special_tokens:
+        made.add_special_tokens(job.special_tokens)
     made.info = {"base": name_of(base, recipe), **job.describe()}
     if recipe.model.dropout is not None:
         set_dropout(made, made.config.with_dropout(recipe.model.dropout))

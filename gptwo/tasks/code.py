@@ -1,0 +1,142 @@
+"""Code from a description; judged by its tests where running it is asked for, else by its likeness to the solution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from gptwo.data.sources import Record
+from gptwo.errors import DataError, UsageError
+from gptwo.evaluate.assess_text import Counted, mean_of
+from gptwo.evaluate.sandbox import Limits, pass_at_k, run_programs
+from gptwo.evaluate.text_metrics import chrf_counts, chrf_of_sums
+from gptwo.model.heads import Model
+from gptwo.tasks.texts import Written, write
+from gptwo.tasks.write import Write
+from gptwo.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from gptwo.recipe import TaskSection
+
+KS = (1, 5, 10, 100)  # of pass@k, as far as there are so many tries
+
+
+class Code(Write):
+    """Learn to write the code of a description.
+
+    A record holds `prompt`, `code`, and for running it `tests`: statements, or a list of them, that fail where the
+    code is wrong; and perhaps `setup`, statements that stand before the code.
+
+    Args:
+        execute: run what was written, with its tests, in a process with limits (see `gptwo.evaluate.sandbox`).
+        tries: programs written for each description; above 1 they are drawn.
+        others: as in `Write`.
+    """
+
+    name = "code"
+    source, target = "prompt", "code"
+    columns = ("prompt", "code")
+    inputs = ("prompt",)
+    template = '"""{prompt}"""\n'
+    decoding: ClassVar[dict[str, Any]] = {"num_beams": 1, "temperature": 0.0}
+    worst_by = "chrf"
+
+    def __init__(self, prompt: str | None = None, *, execute: bool = False, tries: int = 1, **settings: Any):
+        if tries > 1 and not settings.get("decode"):
+            settings["decode"] = {"temperature": 0.8, "top_p": 0.95}
+        super().__init__(prompt, **settings)
+        if tries > 1 and not self.decode.get("temperature"):
+            raise UsageError(
+                f"{tries} tries of the likeliest tokens would all be the same.",
+                where="task.decode",
+                fix="task.decode = { temperature = 0.8 }",
+            )
+        self.execute, self.tries = execute, tries
+        self.measures = (*((f"pass_{k}" for k in KS if k <= tries) if execute else ()), "chrf", "exact_match")
+
+    @classmethod
+    def of(cls, section: TaskSection) -> Self:
+        return cls(
+            section.prompt,
+            execute=section.execute,
+            tries=section.tries,
+            decode=section.decode,
+            max_target=section.max_target,
+            evaluate_texts=section.evaluate_texts,
+        )
+
+    @classmethod
+    def restored(cls, info: Mapping[str, Any]) -> Self:
+        task = cls(info.get("prompt"), decode=info.get("decode"), max_target=info.get("max_target"))
+        task.single_line = info.get("single_line", True)
+        return task
+
+    def predict(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        records: Sequence[Record],
+        *,
+        max_length: int,
+        precision: str = "fp32",
+    ) -> Written:
+        """`tries` programs for each record; the first is the text."""
+        examples = [self.encode(record, tokenizer, max_length, i, target=False)[0] for i, record in enumerate(records)]
+        prompts = [example.ids for example in examples for _ in range(self.tries)]
+        found = write(model, tokenizer, prompts, self.options(max_length))
+        texts = [self.finish(text) for text, _ in found]
+        tries = [texts[start : start + self.tries] for start in range(0, len(texts), self.tries)]
+        ended = [end for _, end in found[:: self.tries]]
+        return Written([each[0] for each in tries], None, [e.truncated for e in examples], ended, tries=tries)
+
+    def finish(self, text: str) -> str:
+        return text.strip("\n").rstrip()
+
+    def measured(self, records: Sequence[Record], said: Written) -> dict[str, Counted | float]:
+        known = [self.references_of(record) for record in records]
+        pairs = zip(said.texts, known, strict=True)
+        figures: dict[str, Counted | float] = {}
+        if self.execute:
+            tries = said.tries or [[text] for text in said.texts]
+            programs = [program_of(record, text) for record, each in zip(records, tries, strict=True) for text in each]
+            passed = iter([outcome.passed for outcome in run_programs(programs, Limits())])
+            right = np.array([[next(passed) for _ in each] for each in tries]).sum(1)
+            for k in KS:
+                if k <= len(tries[0]):
+                    values = [pass_at_k(len(tries[0]), int(count), k) for count in right]
+                    figures[f"pass_{k}"] = mean_of(values, right=k == 1 == len(tries[0]))
+        figures["chrf"] = Counted(chrf_counts(said.texts, known), chrf_of_sums)
+        figures["exact_match"] = mean_of([float(text in references) for text, references in pairs], right=True)
+        return figures
+
+    def notes(self, records: Sequence[Record]) -> list[str]:
+        if not self.execute:
+            return ["The code was not run: task.execute is off. chrF and exact match compare it with the solution."]
+        limits = Limits()
+        return [
+            f"pass@k: {self.tries} programs of each description were run with its tests, at most {limits.seconds:g} "
+            f"seconds and {limits.memory:,} MiB each; the unbiased estimator."
+        ]
+
+    def baselines(self, train: Sequence[Record], test: Sequence[Record]) -> dict[str, Any]:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float32, token_pattern=r"\w+|[^\w\s]")
+        known = vectorizer.fit_transform([self.source_of(record) for record in train])
+        nearest = (vectorizer.transform([self.source_of(record) for record in test]) @ known.T).toarray().argmax(1)
+        return {"Nearest solution (TF-IDF)": Written([self.targets_of(train[place])[0] for place in nearest])}
+
+
+def program_of(record: Record, code: str) -> str:
+    """A program with the setup before it and the tests of its record after it.
+
+    Raises:
+        DataError: the record has no tests; names file and row.
+    """
+    tests = record.fields.get("tests") or record.fields.get("test_list")
+    if not tests:
+        raise DataError("The record has no tests to run.", where=record.place(), fix="task.execute = false")
+    parts = [str(record.fields.get("setup") or ""), code, *([tests] if isinstance(tests, str) else map(str, tests))]
+    return "\n".join(part for part in parts if part)

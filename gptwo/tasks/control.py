@@ -1,0 +1,248 @@
+"""Texts to order: a topic, a style, a length, a mood, facts or words that must occur.
+
+An order is a set of controls, key and value. Two things are measured: of values that texts repeat word for word (the
+name of a restaurant), whether they are there and no other value of their key is (slot error rate, Dušek et al. 2020,
+https://arxiv.org/abs/1901.07931); of other controls, whether a classifier of texts by that control, trained on the
+same records, finds the value that was ordered.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from gptwo.data.sources import Record
+from gptwo.errors import DataError
+from gptwo.evaluate.assess_text import Counted
+from gptwo.evaluate.baselines import TfidfLogisticRegression
+from gptwo.evaluate.statistics import share_of_sums
+from gptwo.evaluate.text_metrics import bleu_counts, bleu_of_sums, bleu_tokenizer, distinct, sacrebleu, self_bleu
+from gptwo.tasks.texts import Written, evenly, plain_text
+from gptwo.tasks.write import Write
+
+LITERAL = 0.9  # share of training texts that repeat a value, from which it counts as a fact to be repeated
+SEEN = 5  # training records of a control's value at least
+VALUES = 50  # values of a control that a classifier tells apart at most
+ALIKE = 50  # texts that self-BLEU compares
+Controls = dict[str, str]
+
+
+class Control(Write):
+    """Learn to write a text with given controls.
+
+    A record holds `control`: an object {"topic": "war", "length": "short"}, text such as "name[Aromi], area[centre]",
+    or any other text, which is a single control; `text`; and perhaps `required`, words that must occur. Texts are
+    drawn; `task.decode = { num_beams = 4 }` where one right wording is wanted.
+    """
+
+    name = "control"
+    source, target = "control", "text"
+    columns = ("control", "text")
+    inputs = ("control",)
+    template = "{control}\n=\n"
+    decoding: ClassVar[dict[str, Any]] = {"num_beams": 1, "temperature": 0.8, "top_p": 0.95, "seed": 0}
+    measures = ("bleu", "distinct_1", "distinct_2", "self_bleu")
+    worst_by = "bleu"
+
+    def __init__(self, prompt: str | None = None, **settings: Any):
+        super().__init__(prompt, **settings)
+        self.literal: dict[str, list[str]] = {}
+        self._train: tuple[list[Controls], list[str]] = ([], [])
+
+    @classmethod
+    def restored(cls, info: Mapping[str, Any]) -> Self:
+        task = super().restored(info)
+        task.literal = {key: list(values) for key, values in info.get("literal", {}).items()}
+        task._order_measures([])
+        return task
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "literal": self.literal}
+
+    # --- learning
+
+    def fit(self, records: Sequence[Record]) -> None:
+        sacrebleu()  # a missing package is told before training, not after it
+        super().fit(records)
+        pairs = [(controls_of(record), text) for record in records for text in self.targets_of(record)]
+        self._train = ([controls for controls, _ in pairs], [text for _, text in pairs])
+        self.literal = literal_values(*self._train)
+        self._order_measures(self.judged)
+
+    def _order_measures(self, judged: Sequence[str]) -> None:
+        """The figures that there are; the one that says most about obedience decides."""
+        own = (*(("slot_error",) if self.literal else ()), *(("control_accuracy",) if judged else ()))
+        self.measures = (*own, *type(self).measures)
+        self.worst_by = self.measures[0]  # type: ignore[misc]
+
+    @property
+    def judged(self) -> list[str]:
+        """Controls that a classifier of texts judges: a few values, each seen often, that texts do not repeat."""
+        found = []
+        for key in dict.fromkeys(key for controls in self._train[0] for key in controls):
+            counts = Counter(controls[key] for controls in self._train[0] if key in controls)
+            often = [value for value, count in counts.items() if count >= SEEN]
+            if key not in self.literal and 2 <= len(often) <= VALUES and sum(map(counts.get, often)) > len(counts):
+                found.append(key)
+        return found
+
+    def check(self, record: Record) -> None:
+        controls_of(record)
+        self.targets_of(record)
+
+    def prompt_ids(self, record: Record, tokenizer: Any, max_length: int) -> tuple[list[int], int]:
+        shown = {**record.fields, "control": written_out(record.fields["control"])}
+        return super().prompt_ids(Record(shown, record.file, record.row), tokenizer, max_length)
+
+    def source_of(self, record: Record) -> str:
+        return written_out(record.fields["control"])
+
+    # --- figures
+
+    def measured(self, records: Sequence[Record], said: Written) -> dict[str, Counted | float]:
+        known = [self.references_of(record) for record in records]
+        orders = [controls_of(record) for record in records]
+        figures: dict[str, Counted | float] = {}
+        if self.literal:
+            errors = [slot_errors(order, text, self.literal) for order, text in zip(orders, said.texts, strict=True)]
+            figures["slot_error"] = Counted(np.array(errors, dtype=float).reshape(-1, 2), share_of_sums)
+        if self.judged:
+            rows = np.zeros((len(records), 2))
+            for key in self.judged:
+                rows += self._obeyed(key, orders, said.texts)
+            figures["control_accuracy"] = Counted(rows, share_of_sums)
+        required = [required_of(record) for record in records]
+        if any(required):
+            figures["required_words"] = Counted(
+                np.array([present(words, text) for words, text in zip(required, said.texts, strict=True)], dtype=float),
+                share_of_sums,
+            )
+        figures["bleu"] = Counted(bleu_counts(said.texts, known, bleu_tokenizer(known)), bleu_of_sums)
+        figures |= {f"distinct_{n}": distinct(said.texts, n) for n in (1, 2)}
+        return {**figures, "self_bleu": self_bleu(evenly(said.texts, ALIKE))}
+
+    def _obeyed(self, key: str, orders: Sequence[Controls], texts: Sequence[str]) -> np.ndarray:
+        """(N, 2) whether a classifier reads the ordered value of a control out of each text, and whether it was
+        ordered."""
+        asked = [i for i, order in enumerate(orders) if key in order]
+        rows = np.zeros((len(orders), 2))
+        learned = [(text, order[key]) for order, text in zip(*self._train, strict=True) if key in order]
+        if asked:
+            judge = TfidfLogisticRegression()
+            found = judge.fit_predict(*map(list, zip(*learned, strict=True)), [texts[i] for i in asked]).labels
+            rows[asked] = [[float(label == orders[i][key]), 1.0] for i, label in zip(asked, found, strict=True)]
+        return rows
+
+    def notes(self, records: Sequence[Record]) -> list[str]:
+        notes = ["Self-BLEU: how alike the texts of a system are; less is more varied."]
+        if self.literal:
+            keys = ", ".join(self.literal)
+            notes.append(f"Slot error rate: values of {keys} that are missing in a text or stand there unasked.")
+        if self.judged:
+            real = Written([self.references_of(record)[0] for record in records])
+            figure = self.measured(records, real)["control_accuracy"]
+            notes.append(
+                f"Control accuracy: TF-IDF + logistic regression reads {', '.join(self.judged)} out of the text; "
+                f"of the real texts it reads {100 * figure.value:.1f} % right."  # type: ignore[union-attr]
+            )
+        return notes
+
+    def baselines(self, train: Sequence[Record], test: Sequence[Record]) -> dict[str, Any]:
+        known = [(set(controls_of(record).items()), self.targets_of(record)[0]) for record in train]
+        texts = []
+        for record in test:
+            order = set(controls_of(record).items())
+            texts.append(max(known, key=lambda one: len(order & one[0]) - len(one[0] - order) / 1000)[1])
+        return {"Nearest training text": Written(texts)}
+
+
+def controls_of(record: Record) -> Controls:
+    """The controls of a record.
+
+    Raises:
+        DataError: none; names file and row.
+    """
+    value = record.fields["control"]
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise DataError("The control is not a JSON object.", where=record.place(), why=str(error)) from error
+    if isinstance(value, Mapping):
+        found = {str(key): plain_text(item) for key, item in value.items()}
+    else:
+        slots = re.findall(r"(\w+)\[([^\]]*)\]", plain_text(value))
+        found = dict(slots) if slots else {"control": plain_text(value)}
+    found = {key: item for key, item in found.items() if item}
+    if not found:
+        raise DataError("The control is empty.", where=record.place(), fix="correct or remove the row")
+    return found
+
+
+def written_out(control: Any) -> str:
+    """A control as the prompt has it: "topic: war, length: short" of an object, a text as it is.
+
+    >>> written_out({"topic": "war", "length": "short"}), written_out("name[Aromi]")
+    ('topic: war, length: short', 'name[Aromi]')
+    """
+    if isinstance(control, str) and control.lstrip().startswith("{"):
+        try:
+            control = json.loads(control)
+        except ValueError:
+            return control
+    if isinstance(control, Mapping):
+        return ", ".join(f"{key}: {plain_text(item)}" for key, item in control.items())
+    return plain_text(control)
+
+
+def literal_values(orders: Sequence[Controls], texts: Sequence[str]) -> dict[str, list[str]]:
+    """Controls whose values texts repeat word for word, with all their values."""
+    asked: Counter[str] = Counter()
+    repeated: Counter[str] = Counter()
+    values: defaultdict[str, set[str]] = defaultdict(set)
+    for order, text in zip(orders, texts, strict=True):
+        for key, value in order.items():
+            asked[key] += 1
+            repeated[key] += holds(text, value)
+            values[key].add(value)
+    return {key: sorted(values[key]) for key in asked if repeated[key] >= LITERAL * asked[key]}
+
+
+def slot_errors(order: Controls, text: str, literal: Mapping[str, Sequence[str]]) -> tuple[int, int]:
+    """Values of an order that are missing in a text, and others of their keys that stand there; and how many values
+    there should be.
+
+    >>> slot_errors({"name": "Aromi", "near": "Cafe Rouge"}, "Aromi is near Zizzi.", {"name": ["Aromi", "Zizzi"]})
+    (1, 1)
+    """
+    wrong = slots = 0
+    for key, values in literal.items():
+        if key in order:
+            slots += 1
+            wrong += not holds(text, order[key])
+        asked = order.get(key, "")
+        wrong += any(holds(text, value) for value in values if not holds(asked, value) and value not in order.values())
+    return wrong, slots
+
+
+def required_of(record: Record) -> list[str]:
+    """Words that must occur, from the field `required` where there is one."""
+    value = record.fields.get("required") or []
+    words = value.split(",") if isinstance(value, str) else value
+    return [plain_text(word) for word in words if plain_text(word)]
+
+
+def present(words: Sequence[str], text: str) -> tuple[int, int]:
+    """How many of the words a text holds, and how many there are."""
+    return sum(holds(text, word) for word in words), len(words)
+
+
+def holds(text: str, value: str) -> bool:
+    """Whether a text holds a value as a whole word, in any case; Chinese has no word borders."""
+    edges = (r"(?<!\w)" if value[:1].isascii() else "", r"(?!\w)" if value[-1:].isascii() else "")
+    return re.search(edges[0] + re.escape(value) + edges[1], text, re.IGNORECASE) is not None

@@ -1,0 +1,133 @@
+"""Records for the recipes of tasks that write, out of data sets as they are published.
+
+    python recipes/finetune/write_data.py multi30k DATA/multi30k OUT [en de]
+    python recipes/finetune/write_data.py squad DATA/xquad/xquad.en.json OUT
+    python recipes/finetune/write_data.py dailydialog DATA/dailydialog OUT
+    python recipes/finetune/write_data.py crosswoz DATA/crosswoz OUT
+    python recipes/finetune/write_data.py e2e DATA/e2e_nlg OUT
+    python recipes/finetune/write_data.py mbpp DATA/mbpp/mbpp.jsonl OUT
+
+OUT gets train.jsonl, valid.jsonl where there is one, and test.jsonl. SQuAD-like files have one part: their contexts are
+parted four to one, so that no context of test is learned from. CrossWOZ and E2E have no training part here: their
+validation part is learned from, and of E2E the orders that test has too are left out. SciTLDR needs none of this; see
+summarize.toml.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import sys
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+Parts = dict[str, Iterable[dict]]
+
+
+def multi30k(folder: Path, source: str = "en", target: str = "de") -> Parts:
+    """Captions of pictures in two languages, line by line."""
+
+    def pairs(part: str) -> Iterator[dict]:
+        columns = [
+            gzip.decompress((folder / f"{part}.{language}.gz").read_bytes()).decode("utf-8").splitlines()
+            for language in (source, target)
+        ]
+        for one, other in zip(*columns, strict=True):
+            yield {"source": one.strip(), "target": other.strip()}
+
+    return {"train": pairs("train"), "valid": pairs("val"), "test": pairs("test_2016_flickr")}
+
+
+def squad(file: Path) -> Parts:
+    """Questions about paragraphs; every fifth paragraph is for the test."""
+    parts: dict[str, list[dict]] = {"train": [], "test": []}
+    articles = json.loads(file.read_text(encoding="utf-8"))["data"]
+    paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
+    for number, paragraph in enumerate(paragraphs):
+        for asked in paragraph["qas"]:
+            answers = [answer["text"] for answer in asked["answers"] if answer["text"].strip()]
+            record = {"context": paragraph["context"], "question": asked["question"], "answers": answers}
+            parts["test" if number % 5 == 4 else "train"].append(record)
+    return dict(parts)
+
+
+def dailydialog(folder: Path) -> Parts:
+    """Talk between two; the second speaker is the assistant."""
+
+    def dialogues(part: str) -> Iterator[dict]:
+        with zipfile.ZipFile(folder / f"{part}.zip") as packed:
+            lines = packed.read(f"{part}/dialogues_{part}.txt").decode("utf-8").splitlines()
+        for line in lines:
+            turns = [" ".join(turn.split()) for turn in line.split("__eou__") if turn.strip()]
+            if len(turns) > 1:
+                roles = ("user", "assistant") * len(turns)
+                yield {"messages": [{"role": r, "content": t} for r, t in zip(roles, turns, strict=False)]}
+
+    return {"train": dialogues("train"), "valid": dialogues("validation"), "test": dialogues("test")}
+
+
+def crosswoz(folder: Path) -> Parts:
+    """A user looks for sights, hotels and restaurants; the system answers."""
+
+    def dialogues(part: str) -> Iterator[dict]:
+        with zipfile.ZipFile(folder / f"{part}.json.zip") as packed:
+            found = json.loads(packed.read(f"{part}.json"))
+        for dialogue in found.values():
+            yield {
+                "messages": [
+                    {"role": "user" if turn["role"] == "usr" else "assistant", "content": turn["content"]}
+                    for turn in dialogue["messages"]
+                ]
+            }
+
+    return {"train": dialogues("val"), "test": dialogues("test")}
+
+
+def e2e(folder: Path) -> Parts:
+    """Facts about a restaurant and texts that say them; the test has several texts of each order."""
+
+    def read(name: str) -> Iterator[tuple[str, str]]:
+        with (folder / name).open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                yield row["mr"], row["ref"].strip()
+
+    test: dict[str, list[str]] = {}
+    for order, text in read("testset_w_refs.csv"):
+        test.setdefault(order, []).append(text)
+    train = [{"control": order, "text": text} for order, text in read("devset.csv") if order not in test]
+    return {"train": train, "test": [{"control": order, "text": texts} for order, texts in test.items()]}
+
+
+def mbpp(file: Path) -> Parts:
+    """Small functions in Python; tasks 11 to 510 are for the test, as their authors have it."""
+    parts: dict[str, list[dict]] = {"train": [], "test": []}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        task = json.loads(line)
+        code, setup = (task[key].replace("\r\n", "\n").strip() for key in ("code", "test_setup_code"))
+        record = {"prompt": task["text"], "code": code, "tests": task["test_list"], "setup": setup}
+        parts["test" if 11 <= task["task_id"] <= 510 else "train"].append(record)
+    return dict(parts)
+
+
+def main(kind: str, source: str, out: Path, *more: str) -> None:
+    readers: dict[str, Callable[..., Parts]] = {
+        "multi30k": multi30k,
+        "squad": squad,
+        "dailydialog": dailydialog,
+        "crosswoz": crosswoz,
+        "e2e": e2e,
+        "mbpp": mbpp,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for part, records in readers[kind](Path(source), *more).items():
+        lines = [json.dumps(record, ensure_ascii=False) for record in records]
+        (out / f"{part}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        print(f"{out / part}.jsonl: {len(lines):,} records")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), *sys.argv[4:])

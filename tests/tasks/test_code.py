@@ -1,0 +1,50 @@
+"""Code: run only where that is asked for; pass@k over several tries."""
+
+from __future__ import annotations
+
+import pytest
+
+from gptwo.errors import DataError, UsageError
+from gptwo.tasks.code import Code, program_of
+from gptwo.tasks.texts import Written
+
+ADD = {"prompt": "add one", "code": "def f(x):\n    return x + 1", "tests": ["assert f(1) == 2", "assert f(2) == 3"]}
+
+
+def test_code_is_not_run_unless_asked_for(record, monkeypatch):
+    monkeypatch.setattr("gptwo.tasks.code.run_programs", lambda *_: pytest.fail("it was run"))
+    task, given = Code(max_target=9), [record(**ADD)]
+    assert task.measures == ("chrf", "exact_match")
+    report = task.report("t", given, {"Tuned": Written([ADD["code"]]), **task.baselines(given, given)})
+    assert report.tuned.value("exact_match") == 1.0
+    assert report.systems[1].predictions == [ADD["code"]]
+    assert "task.execute is off" in " ".join(report.notes)
+
+
+def test_pass_at_k_of_several_tries(record):
+    task, given = Code(execute=True, tries=5), [record(**ADD), record(**{**ADD, "setup": "import math"})]
+    wrong = "def f(x): return x"
+    said = Written([wrong, wrong], tries=[[wrong, ADD["code"], wrong, wrong, wrong], [wrong] * 5])
+    found = task.measured(given, said)
+    assert found["pass_1"].value == pytest.approx(0.1)
+    assert found["pass_5"].value == pytest.approx(0.5)
+    assert task.measures[0] == "pass_1"
+
+
+def test_a_program_is_setup_code_and_tests(record):
+    assert program_of(record(**{**ADD, "setup": "import math"}), "x").split("\n") == ["import math", "x", *ADD["tests"]]
+    with pytest.raises(DataError, match=r"no tests to run[\s\S]*data\.csv:3"):
+        program_of(record(3, prompt="x", code="y"), "y")
+
+
+def test_several_tries_are_drawn(record, tokenizer, network):
+    assert Code(tries=3).decode["temperature"] == 0.8
+    with pytest.raises(UsageError, match=r"task\.decode"):
+        Code(tries=3, decode={"num_beams": 1})
+    task = Code(tries=3, max_target=8)
+    task.fit([record(**ADD)])
+    assert not task.single_line
+    said = task.predict(network("language"), tokenizer, [record(**ADD), record(prompt="x", code="y")], max_length=32)
+    assert [len(each) for each in said.tries] == [3, 3]
+    assert said.texts == [each[0] for each in said.tries]
+    assert len(set(said.tries[0])) > 1
