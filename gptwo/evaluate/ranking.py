@@ -82,7 +82,7 @@ class BM25:
     Relevance Framework: BM25 and Beyond"; the weight of a word is log(1 + (n - d + 0.5) / (d + 0.5)), never negative.
 
         >>> BM25(["the cat sat", "the dog ran", "a bird"]).scores("cat", ["the cat sat", "the dog ran"]).round(2)
-        array([0.94, 0.  ])
+        array([0.93, 0.  ])
 
     Args:
         documents: what word frequencies are counted in.
