@@ -150,6 +150,37 @@ def records(
         console().print(f"  {reject.place()}: {reject.reason}: {reject.raw[:100]}", markup=False)
 
 
+def redact(
+    inputs: InputsArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the copies and redactions.jsonl.")],
+    kinds: Annotated[str, typer.Option(help="What is taken out: email, phone, id, card.")] = "email,phone,id,card",
+    format: FormatOption = None,
+    encoding: EncodingOption = "utf-8",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are already in OUT.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Copy text files without the e-mail addresses, phone, identity and card numbers in them."""
+    from gptwo.data.redact import redact_files
+
+    done = redact_files(
+        inputs, out, kinds=_names(kinds), format=format, encoding=encoding or "utf-8", overwrite=overwrite
+    )
+    if json:
+        print_json(done.to_dict())
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("form")
+    table.add_column("replaced", justify="right")
+    for form, count in done.forms.most_common():
+        table.add_row(form, f"{count:,}")
+    console().print(table)
+    console().print(
+        f"{done.changed:,} of {done.rows:,} rows changed; each place is listed in {done.report}", markup=False
+    )
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
