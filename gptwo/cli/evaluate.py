@@ -1,4 +1,4 @@
-"""`gptwo evaluate`: how good a model is on data with known answers, or on running text."""
+"""`gptwo evaluate`: how good a model is on data with known answers, on running text, or in a suite."""
 
 from __future__ import annotations
 
@@ -17,13 +17,38 @@ from gptwo.cli.options import (
     JsonOption,
     ModelOption,
     PrecisionOption,
+    Text,
+    Texts,
     ThreadsOption,
 )
 
 
 def evaluate(
-    data: Annotated[list[str], typer.Argument(help="Records with answers, or text files for a language model.")],
+    data: Annotated[
+        Texts, typer.Argument(help="Records with answers, text files for a language model, or a suite's data.")
+    ] = None,
     model: ModelOption = "",
+    suite: Annotated[
+        Text,
+        typer.Option(help="wikitext2, lambada, cloze, choice, hellaswag, copa, winograd, bits-per-byte or bias."),
+    ] = None,
+    shots: Annotated[Count, typer.Option(min=0, help="Classify with so many examples in the prompt.")] = None,
+    train: Annotated[
+        Texts, typer.Option(help="Shots: where examples are drawn from. Bias: training text to probe.")
+    ] = None,
+    prompt: Annotated[
+        Text, typer.Option(help=r"Shots: a record, ending with its label: '{text}\nLabel: {label}'.")
+    ] = None,
+    words: Annotated[Text, typer.Option(help="Shots: what is written for a label: pos=good,neg=bad.")] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Shots: how often examples are drawn.")] = 5,
+    held_out: Annotated[Texts, typer.Option(help="Bias: text that was not trained on, beside --train.")] = None,
+    canary: Annotated[Texts, typer.Option(help="Bias: a text with a number that stood in the training text.")] = None,
+    classifier: Annotated[Text, typer.Option(help="Bias: a model that finds toxic texts.")] = None,
+    toxic_label: Annotated[str, typer.Option(help="Bias: its label for them.")] = "toxic",
+    languages: Annotated[str, typer.Option(help="Bias: languages of pairs and prompts.")] = "en,zh",
+    card: Annotated[bool, typer.Option("--card", help="Suites: write the figures into the model's card.")] = False,
+    limit: Annotated[Count, typer.Option(min=1, help="Suites and shots: records or lines at most.")] = None,
+    seed: Annotated[int, typer.Option(help="Suites and shots: of everything that is drawn.")] = 0,
     columns: ColumnsOption = None,
     format: FormatOption = None,
     encoding: EncodingOption = "utf-8-sig",
@@ -35,22 +60,67 @@ def evaluate(
     fail_under: FailUnderOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure a model: a task's metrics on records, or perplexity and bits per byte on text."""
+    """Measure a model: a task's metrics on records, perplexity and bits per byte on text, or a suite."""
     from gptwo.cli.common import begin, check_gate, console, parse_columns, parse_gate, print_json
+    from gptwo.errors import UsageError
     from gptwo.train.apply import measure
 
     begin(model, threads, example="gptwo evaluate --model runs/mine test.jsonl")
     gate = parse_gate(fail_under)
-    report = measure(
-        model,
-        data,
-        columns=parse_columns(columns),
-        format=format,
-        encoding=encoding,
-        stride=stride,
-        device=device,
-        precision=precision,
-    )
+    if suite is not None and shots is not None:
+        raise UsageError("A suite has its own prompts.", where="--shots", fix="give --suite or --shots, not both")
+    if suite is not None:
+        from gptwo.cli.suites import measure_suite
+
+        report = measure_suite(
+            suite,
+            model,
+            data or [],
+            stride=stride,
+            limit=limit,
+            seed=seed,
+            languages=languages,
+            train=train or [],
+            held_out=held_out or [],
+            canaries=canary or [],
+            classifier=classifier,
+            toxic_label=toxic_label,
+            card=card,
+            device=device,
+            precision=precision,
+        )
+    elif not data:
+        raise UsageError("Which data?", fix="gptwo evaluate --model runs/mine test.jsonl, or --suite NAME")
+    elif shots is not None:
+        from gptwo.cli.suites import measure_shots
+
+        report = measure_shots(
+            model,
+            data,
+            train or [],
+            shots=shots,
+            draws=draws,
+            seed=seed,
+            prompt=prompt,
+            words=words,
+            columns=parse_columns(columns),
+            format=format,
+            encoding=encoding,
+            limit=limit,
+            device=device,
+            precision=precision,
+        )
+    else:
+        report = measure(
+            model,
+            data,
+            columns=parse_columns(columns),
+            format=format,
+            encoding=encoding,
+            stride=stride,
+            device=device,
+            precision=precision,
+        )
     if out is not None:
         report.write(out)
     if json:

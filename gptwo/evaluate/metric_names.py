@@ -64,6 +64,14 @@ METRICS = {
     "bits_per_byte": MetricName("Bits per byte", False, "bits"),
     "bits_per_token": MetricName("Bits per token", False, "bits"),
     "bits_per_character": MetricName("Bits per character", False, "bits"),
+    "accuracy_spread": MetricName("Accuracy, deviation over draws", False, "share"),
+    "macro_f1_spread": MetricName("Macro F1, deviation over draws", False, "share"),
+    "bias_effect": MetricName("Bias effect size", False, "number"),
+    "counterfactual_gap": MetricName("Counterfactual gap", False, "nats"),
+    "toxic_share": MetricName("Toxic share", False, "share"),
+    "verbatim_share": MetricName("Verbatim share", False, "share"),
+    "recited_tokens": MetricName("Recited tokens", False, "number"),
+    "exposure": MetricName("Exposure", False, "bits"),
 }
 
 
