@@ -1,0 +1,90 @@
+"""k records of each label, several times: even splits that do not overlap, and the mean of the runs."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from gptwo.data.sources import Record
+from gptwo.errors import DataError, UsageError
+from gptwo.evaluate.report import Report, System
+from gptwo.model.config import GPT2Config
+from gptwo.model.pretrained import create
+from gptwo.tokenizer import train_bpe
+from gptwo.train.fewshot import draw_split, mean_report, tune_few_shots
+
+ROWS = [(f"a {word} {thing}", label) for word, label in (("fine", "good"), ("dull", "bad"))
+        for thing in ("film", "book", "meal", "phone", "room", "song", "coat", "lamp")]  # fmt: skip
+
+
+def label(record: Record) -> str:
+    return str(record.fields["label"])
+
+
+@pytest.fixture
+def records():
+    return [Record({"text": text, "label": name}, "data.csv", row) for row, (text, name) in enumerate(ROWS, 2)]
+
+
+def test_splits_are_even_and_do_not_overlap(records):
+    learn, check = draw_split(records, 3, 0, label)
+    assert Counter(map(label, learn)) == Counter(map(label, check)) == {"good": 3, "bad": 3}
+    assert not {one.row for one in learn} & {one.row for one in check}
+    assert draw_split(records, 3, 0, label) == (learn, check)
+    assert draw_split(records, 3, 1, label) != (learn, check)
+    assert draw_split(records, 5, 0, label)[1] == []
+    with pytest.raises(DataError, match="8 records, fewer than 9"):
+        draw_split(records, 9, 0, label)
+
+
+def test_the_mean_is_over_the_runs():
+    reports = [
+        Report("one", "classify", "accuracy", [System("Tuned", {"accuracy": value}, "tuned"), System("Only", {})][:n])
+        for value, n in ((0.5, 2), (0.7, 1))
+    ]
+    found = mean_report(reports, "both", [3, 4])
+    assert [system.name for system in found.systems] == ["Tuned"]
+    assert found.tuned.value("accuracy") == pytest.approx(0.6)
+    assert found.tuned.value("accuracy_spread") == pytest.approx(np.std([0.5, 0.7], ddof=1))
+    assert found.recipe["runs"]["Tuned"] == [{"accuracy": 0.5}, {"accuracy": 0.7}]
+
+
+def test_runs_are_tuned_on_their_own_split(tmp_path):
+    lines = "text;label\n".replace(";", ",") + "".join(f"{text},{name}\n" for text, name in ROWS)
+    (tmp_path / "data.csv").write_text(lines.replace("text,label", "review,stars"), encoding="utf-8")
+    tokenizer = train_bpe(iter([text for text, _ in ROWS] * 9), 290)
+    config = GPT2Config(tokenizer.vocab_size, n_positions=32, n_embd=16, n_layer=1, n_head=2)
+    settings = {
+        "task.name": "classify",
+        "data.columns": {"text": "review", "label": "stars"},
+        "train.steps": 4,
+        "train.threads": 1,
+        "train.precision": "fp32",
+        "track.trackers": ["events"],
+    }
+    report = tune_few_shots(
+        create(config, tokenizer),
+        train=[tmp_path / "data.csv"],
+        test=[tmp_path / "data.csv"],
+        shots=2,
+        seeds=(0, 1),
+        out=tmp_path / "out",
+        settings=settings,
+    )
+    assert report.tuned.name == "Tuned"
+    assert len(report.recipe["runs"]["Tuned"]) == 2
+    assert report.records == 16
+    splits = []
+    for seed in (0, 1):
+        assert (tmp_path / "out" / f"seed-{seed}" / "run" / "report.json").is_file()
+        text = (tmp_path / "out" / f"seed-{seed}" / "train.jsonl").read_text(encoding="utf-8")
+        rows = [json.loads(line) for line in text.splitlines()]
+        assert Counter(row["label"] for row in rows) == {"good": 2, "bad": 2}
+        splits.append(text)
+    assert splits[0] != splits[1]
+    assert (tmp_path / "out" / "report.html").is_file()
+    with pytest.raises(UsageError):
+        tune_few_shots("x", train=[], test=[], shots=0)
