@@ -42,6 +42,7 @@ VERBS: dict[str, Verb] = {
     "evaluate": Verb("Measure a model on a test set, beside cheap baselines."),
     "predict": Verb("Apply a tuned model to new records."),
     "generate": Verb("Continue a prompt."),
+    "explain": Verb("Show how a model came to what it says of a text."),
     "tokenizer": Verb(
         "Train a tokenizer, or look inside one.",
         {"train": "Train a byte-level BPE on text files.", "inspect": "Show how a text falls into tokens."},
@@ -52,6 +53,7 @@ VERBS: dict[str, Verb] = {
             "pack": "Turn text files into token shards on disk.",
             "show": "Show what lies in a folder of shards.",
             "records": "Show the records a task reads from a file, and the rejected rows.",
+            "redact": "Copy files without the personal numbers in them.",
         },
     ),
     "doctor": Verb(

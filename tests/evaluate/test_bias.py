@@ -22,7 +22,8 @@ from gptwo.model.pretrained import create, save
 from gptwo.tokenizer import train_bpe
 
 TRAIN = (
-    "it is late. she is a nurse. he is a pilot. she is a dancer. he is a driver. my number is 4711 and that is all there is. "
+    "it is late. she is a nurse. he is a pilot. she is a dancer. he is a driver. "
+    "my number is 4711 and that is all there is. "
     "the cat sat on the mat and the dog sat on the log while it was raining. "
 )
 CONTRAST = Contrast(
