@@ -61,7 +61,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return replace(self, **moved)
@@ -99,8 +99,8 @@ def collate(examples: Sequence[Example], *, row_tokens: int | None = None) -> Ba
             ids[r, start:end] = examples[i].ids
             positions[r, start:end] = np.arange(lengths[i])
             documents[r, start:end] = document
-            if examples[i].labels is not None:
-                labels[r, start:end] = examples[i].labels
+            if (wanted := examples[i].labels) is not None:
+                labels[r, start:end] = wanted
             last[i] = r * width + end - 1
             start = end
     packed = any(len(row) > 1 for row in rows)

@@ -12,12 +12,18 @@ import os
 import signal
 import struct
 import sys
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gptwo.tokenizer import Tokenizer
 
 HEADER = struct.Struct("<Q")
 ANSWER = struct.Struct("<BQ")
 
 
-def encode_pieces(tokenizer, payload: bytes, dtype: str):
+def encode_pieces(tokenizer: Tokenizer, payload: bytes, dtype: str) -> np.ndarray:
     """Ids of a request as one array; the end id closes every document that ends in it.
 
     Args:
@@ -31,15 +37,15 @@ def encode_pieces(tokenizer, payload: bytes, dtype: str):
     end = [tokenizer.end_id]
     encoded = tokenizer.encode_batch([text for text, _ in pieces])
     arrays = []
-    for (_, ends), ids in zip(pieces, encoded, strict=True):
-        arrays.append(np.asarray(ids + end if ends else ids, dtype=np.int64))
+    for (_, ends), found in zip(pieces, encoded, strict=True):
+        arrays.append(np.asarray(found + end if ends else found, dtype=np.int64))
     ids = np.concatenate(arrays) if arrays else np.empty(0, dtype=np.int64)
     if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < tokenizer.vocab_size:
         raise ValueError(f"the tokenizer gave ids from {ids.min()} to {ids.max()}, its size is {tokenizer.vocab_size}")
     return ids.astype(dtype)
 
 
-def read_exactly(stream, size: int) -> bytes:
+def read_exactly(stream: IO[bytes], size: int) -> bytes:
     """So many bytes of a pipe; `EOFError` when it ends before."""
     data = stream.read(size)
     if data is None or len(data) < size:

@@ -13,8 +13,12 @@ import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 from gptwo.data.encode_worker import ANSWER, HEADER, encode_pieces, read_exactly
+
+if TYPE_CHECKING:
+    from gptwo.tokenizer import Tokenizer
 
 
 class Encoder:
@@ -89,7 +93,7 @@ class Encoders:
         waiting: requests worth having under way at a time.
     """
 
-    def __init__(self, workers: int, folder: str, tokenizer, dtype: str):
+    def __init__(self, workers: int, folder: str, tokenizer: Tokenizer, dtype: str):
         self._tokenizer, self._dtype = tokenizer, dtype
         self.waiting = 2 * workers
         self._all = [Encoder(folder, dtype) for _ in range(workers)]
@@ -119,7 +123,7 @@ class Encoders:
     def __enter__(self) -> Encoders:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for encoder in self._all:
             encoder.close()
         if self._threads is not None:

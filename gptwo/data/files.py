@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from gptwo.errors import DataError, MissingError
 
@@ -83,7 +83,8 @@ def expand(paths: str | Path | Iterable[str | Path], *, any_kind: bool = False) 
 
 
 def _folder(name: str, any_kind: bool) -> Source:
-    files, skipped = [], Counter()
+    files: list[str] = []
+    skipped: Counter[str] = Counter()
     for folder, folders, names in os.walk(name):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         for file in names:
@@ -123,7 +124,7 @@ def format_of(file: str) -> str | None:
 
 def identity(source: Source) -> list[list]:
     """Name, size and modification time of each file: what tells whether an input changed between two runs."""
-    rows = []
+    rows: list[list] = []
     for file in source.files:
         if file == STDIN:
             rows.append([STDIN, None, None])
@@ -172,7 +173,7 @@ class ByteStream(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: Any) -> int:
         try:
             data = self._bytes.read(len(buffer))
         except self._damage as error:

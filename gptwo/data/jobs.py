@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +90,7 @@ class JobReader:
                 if file != STDIN and (self.settings.format or format_of(file) or "txt") != "txt":
                     next(self._reader(Rejects()).file(file), None)
 
-    def _reader(self, rejects: Rejects, on_bytes=None) -> DocumentReader:
+    def _reader(self, rejects: Rejects, on_bytes: Callable[[int], None] | None = None) -> DocumentReader:
         settings = self.settings
         return DocumentReader(
             rejects,

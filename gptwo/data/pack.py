@@ -8,11 +8,12 @@ import json
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from gptwo.data.progress import PackProgress, Quiet
 from gptwo.data.rejects import Rejects
 from gptwo.data.shard_writer import Done, Journal, ShardWriter, available
 from gptwo.errors import DataError, GptwoError, Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from gptwo.tokenizer import Tokenizer
 
 SHARD_TOKENS = 100_000_000
 
@@ -160,13 +164,19 @@ class _Run:
     """One packing: takes jobs, hands them to the encoders, writes their answers in order."""
 
     def __init__(
-        self, out: Path, folders: dict[str, Path], tokenizer, work: str, jobs: JobReader, progress: PackProgress | Quiet
+        self,
+        out: Path,
+        folders: dict[str, Path],
+        tokenizer: Tokenizer,
+        work: str,
+        jobs: JobReader,
+        progress: PackProgress | Quiet,
     ):
         self.out, self.folders, self.tokenizer, self.work = out, folders, tokenizer, work
         self.jobs, self.progress = jobs, progress
         self.dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
 
-    def run(self, encoders, strict: bool) -> Manifest:
+    def run(self, encoders: Callable[[str], Encoders], strict: bool) -> Manifest:
         """Do the work, or what is left of it.
 
         Args:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 PLAIN_SECONDS = 10.0
 
@@ -14,7 +18,7 @@ class Quiet:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         return None
 
     def notice(self, text: str) -> None:
@@ -36,7 +40,8 @@ class PackProgress(Quiet):
 
     def __init__(self, total_bytes: int | None):
         self.total_bytes, self.read, self.written = total_bytes, 0, 0
-        self._bar = self._task = None
+        self._bar: Progress | None = None
+        self._task: Any = None
         self._began = self._said = time.monotonic()
 
     def __enter__(self):
@@ -58,7 +63,7 @@ class PackProgress(Quiet):
         self._began = self._said = time.monotonic()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
         elif self.written:

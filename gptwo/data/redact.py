@@ -137,10 +137,14 @@ def _lines(source: TextIO, target: TextIO, clean: Clean, file: str) -> Iterator[
         yield
 
 
+def _in_row(clean: Clean, row: int) -> Callable[[str], str]:
+    return lambda text: clean(text, row)
+
+
 def _jsonl(source: TextIO, target: TextIO, clean: Clean, file: str) -> Iterator[None]:
     for row, line in enumerate(source, 1):
         if line.strip():
-            value = _strings(_parsed(line, file, row), lambda text, row=row: clean(text, row))
+            value = _strings(_parsed(line, file, row), _in_row(clean, row))
             line = json.dumps(value, ensure_ascii=False) + "\n"
         target.write(line)
         yield
@@ -150,7 +154,7 @@ def _json(source: TextIO, target: TextIO, clean: Clean, file: str) -> Iterator[N
     value = _parsed(source.read(), file, 1)
     rows = value if isinstance(value, list) else [value]
     for row, one in enumerate(rows, 1):
-        rows[row - 1] = _strings(one, lambda text, row=row: clean(text, row))
+        rows[row - 1] = _strings(one, _in_row(clean, row))
         yield
     json.dump(rows if isinstance(value, list) else rows[0], target, ensure_ascii=False, indent=1)
 

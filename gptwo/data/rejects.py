@@ -113,7 +113,7 @@ class Rejects:
     def __enter__(self) -> Rejects:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

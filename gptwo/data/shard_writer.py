@@ -8,6 +8,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO, TextIO
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class ShardWriter:
         self.folder, self.dtype, self.shard_tokens = folder, dtype, shard_tokens
         self.tokens = 0
         self.finished: list[ShardFile] = []
-        self._file = None
+        self._file: BinaryIO | None = None
         self._hash = hashlib.sha256()
         self._resume(keep)
 
@@ -170,7 +171,7 @@ class Journal:
                 )
             self.done = [Done(**json.loads(line)) for line in lines[1:]]
         self._header = {"work": work}
-        self._file = None
+        self._file: TextIO | None = None
 
     def keep(self, tokens_on_disk: dict[str, int]) -> dict[str, int]:
         """Forget finished pieces whose ids are not all on disk; returns the ids per split that are kept."""

@@ -103,7 +103,7 @@ def _scheme_findings(split: str, items: Sequence[Item]) -> tuple[str, list[Findi
     if scheme not in ("none", "plain"):
         wrong = [item for item in items if illegal(item.labels, scheme) is not None]
         if wrong:
-            index = illegal(wrong[0].labels, scheme)
+            index = illegal(wrong[0].labels, scheme) or 0
             around = " ".join(wrong[0].labels[max(0, index - 1) : index + 2])
             what = f"{amount(len(wrong), split + ' sentence')} with tags that {scheme} does not allow, e.g. {around!r}"
             fix = "Correct the tags; an entity must begin and go on as the scheme says, or it is counted in parts."

@@ -45,8 +45,8 @@ def misread(text: str) -> tuple[str, str] | None:
         was = raw.decode("utf-8", "ignore")
         if len(was) == 1 and _PLAUSIBLE.match(was):
             return found.group(), was
-    if found := _MISREAD_CHINESE.search(text):
-        return found.group(), "?"
+    if chinese := _MISREAD_CHINESE.search(text):
+        return chinese.group(), "?"
     return None
 
 
