@@ -80,6 +80,9 @@ class TaskSection(Section):
     kinds: Texts = Field([], description="joint: the fields that hold a label each, such as topic and sentiment")
     positive: str | None = Field(None, description="the label that counts as positive in binary metrics")
     threshold: float = Field(0.5, gt=0, lt=1, description="a label is predicted above this probability")
+    target_precision: float | None = Field(
+        None, gt=0, le=1, description="classify, match: abstain below the confidence that reaches it on valid"
+    )
     scheme: Literal["auto", "IOB1", "IOB2", "BIOES", "plain"] = Field("auto", description="how the tags mark entities")
     context: Literal["both", "left"] = Field(
         "both", description="tag, extract: text seen by a token (both: given twice)"

@@ -57,6 +57,7 @@ def finetune(
     strict: StrictOption = False,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
+    learning_curve: Annotated[Text, typer.Option(help="Also tune on so many training records each: 10,50,100.")] = None,
     fail_under: FailUnderOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -64,8 +65,11 @@ def finetune(
     from gptwo.cli.common import check_gate, console, parse_columns, parse_gate, print_json
     from gptwo.recipe import parse_assignments
     from gptwo.train.finetune import finetune as run
+    from gptwo.tune.sizes import learning_curve as add_sizes
+    from gptwo.tune.sizes import parse_sizes
 
     gate = parse_gate(fail_under)
+    sizes = parse_sizes(learning_curve) if learning_curve else []
     settings = {
         "data.columns": parse_columns(columns),
         "data.format": format,
@@ -95,6 +99,8 @@ def finetune(
         resume=resume,
         overwrite=overwrite,
     )
+    if sizes:
+        add_sizes(done, sizes, resume=resume)
     if json:
         print_json(done.report.to_dict())
     else:

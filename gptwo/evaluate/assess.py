@@ -32,6 +32,7 @@ from gptwo.evaluate import metrics, statistics, tagging
 from gptwo.evaluate.compression import Compression
 from gptwo.evaluate.metrics import Predictions
 from gptwo.evaluate.report import Report, System
+from gptwo.evaluate.slices import Slices, cut_up
 from gptwo.evaluate.statistics import Comparison, Interval
 from gptwo.evaluate.worst import confidences, worst_examples, worst_tagged
 
@@ -142,6 +143,7 @@ def assess_classification(
             "confusion": metrics.confusion_matrix(gold, said.labels, labels=names),
             "calibration": metrics.calibration(sure, truth == guesses[tuned]) if sure is not None else None,
             "worst": worst_examples(texts, gold, said, sources=sources),
+            "slices": _right_slices("accuracy", {name: truth == guess for name, guess in guesses.items()}, texts, gold),
             **fields,
         }
     )
@@ -211,6 +213,7 @@ def assess_multilabel(
             "tables": {"Labels": metrics.multilabel_table(gold, said.labels, labels=names)},
             "calibration": calibration,
             "worst": worst_examples(texts, gold, said, sources=sources),
+            "slices": _right_slices("subset_accuracy", right, texts),
             **fields,
         }
     )
@@ -285,6 +288,12 @@ def assess_tagging(
             "tables": tables,
             "confusion": metrics.confusion_matrix(*flat),
             "worst": worst_tagged(texts, gold, said, sources=sources, marks_entities=marks_entities),
+            "slices": cut_up(
+                "entity_f1" if marks_entities else "token_accuracy",
+                {name: rows[name, "entity_f1" if marks_entities else "token_accuracy"] for name in predictions},
+                statistics.f1_of_sums if marks_entities else statistics.share_of_sums,
+                texts=texts,
+            ),
             **fields,
         }
     )
@@ -342,6 +351,14 @@ def class_rows(truth: np.ndarray, guess: np.ndarray, classes: int) -> np.ndarray
     eye = np.eye(classes)
     gold, said = eye[truth], eye[guess]
     return np.stack([gold * said, said, gold], axis=2).reshape(len(truth), -1)
+
+
+def _right_slices(
+    metric: str, right: Mapping[str, np.ndarray], texts: Sequence[str], labels: Sequence[str] | None = None
+) -> Slices | None:
+    """The share of right records on parts of the test set."""
+    rows = {name: np.stack([values, np.ones(len(values))], axis=1) for name, values in right.items()}
+    return cut_up(metric, rows, statistics.share_of_sums, texts=texts, labels=labels)
 
 
 def compare_right(

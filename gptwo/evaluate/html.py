@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from gptwo.evaluate import charts
 from gptwo.evaluate.curves import curve_panels
+from gptwo.evaluate.html_checks import scaling_text, size_part, slices_part, warnings_part
 from gptwo.evaluate.html_parts import cell, cut, figure, page, rows_of, safe, section, table
 from gptwo.evaluate.metric_names import best_of, format_value, metric_name, unit_title
 from gptwo.evaluate.verdict import upper_first, verdicts
@@ -27,12 +28,15 @@ def render(report: Report) -> str:
     sections = [
         _header(report),
         _verdict(report),
+        warnings_part(report),
         _systems(report),
         _curves(report),
+        size_part(report),
         _samples(report),
         _confusion(report),
         _calibration(report),
         _tables(report),
+        slices_part(report),
         _examples(report),
         _data(report),
         _particulars(report),
@@ -202,6 +206,7 @@ def _calibration(report: Report) -> str:
         if row.count
     ]
     counted = table(["#confidence, %", "#predictions", "#mean, %", "#correct, %"], rows_of(rows))
+    hint += f" {scaling_text(report)}".rstrip()
     chart = figure("Share correct", charts.reliability_diagram(report.calibration), caption)
     return section("Calibration", hint, f'<div class="columns">{chart}<div><h3>By confidence</h3>{counted}</div></div>')
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gptwo.evaluate.metric_names import best_of, format_value, unit_title
+from gptwo.evaluate.html_checks import scaling_text
+from gptwo.evaluate.metric_names import best_of, format_value, lower_first, unit_title
 from gptwo.evaluate.verdict import verdicts
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def print_report(report: Report, console: Any = None, *, examples: int = 5) -> N
     console.print(_systems(report))
     for verdict in verdicts(report):
         console.print(Text(verdict.text, style=COLOURS[verdict.outcome]))
+    for warning in report.warnings:
+        console.print(Text(f"Warning: {warning}", style="bold red"))
     for heading, table in report.tables.items():
         if len(table.classes) <= MANY_CLASSES:
             console.print(Text(f"\n{heading}", style="bold"))
@@ -46,8 +49,28 @@ def print_report(report: Report, console: Any = None, *, examples: int = 5) -> N
     for sample in report.samples[:examples]:
         console.print(Text(f"\n{sample.system or 'Sample'}", style="dim"))
         console.print(Text(sample.prompt, style="bold") + Text(sample.text))
+    for line in checks(report):
+        console.print(Text(line), soft_wrap=True)
     for note in report.notes:
         console.print(Text(f"Note: {note}", style="dim"))
+
+
+def checks(report: Report) -> list[str]:
+    """Calibration and abstention in a sentence, the weak parts of the test set, the curve over data size."""
+    found = [scaling_text(report)] if scaling_text(report) else []
+    whole = report.tuned.value(report.slices.metric) if report.slices and report.tuned else None
+    if report.slices is not None and report.tuned is not None and whole is not None:
+        metric, name = report.slices.metric, report.tuned.name
+        weak = [
+            f"{row.name} ({format_value(metric, row.values[name].value)}, {row.records:,} records)"
+            for row in report.slices.weakest(name, whole)
+        ]
+        if weak:
+            found.append(f"Weaker than the whole in {lower_first(unit_title(metric))}: {'; '.join(weak)}.")
+    for point in report.sizes:
+        values = ", ".join(f"{name} {format_value(report.primary, value)}" for name, value in point.values.items())
+        found.append(f"With {point.records:,} training records: {values}.")
+    return found
 
 
 def _is_tag_table(table: Any) -> bool:

@@ -30,8 +30,10 @@ from pathlib import Path
 from typing import Any
 
 from gptwo.errors import DataError, MissingError
+from gptwo.evaluate.calibration import Abstention, Scaling
 from gptwo.evaluate.metric_names import best_of
 from gptwo.evaluate.metrics import Calibration, ClassTable, ConfusionMatrix
+from gptwo.evaluate.slices import Slices
 from gptwo.evaluate.statistics import Comparison, Interval
 
 ROLES = ("before", "tuned", "baseline", "other")
@@ -99,6 +101,14 @@ class Sample:
 
 
 @dataclass
+class SizePoint:
+    """A run on a part of the training data: its records, and system name to the primary metric on the test set."""
+
+    records: int
+    values: dict[str, float]
+
+
+@dataclass
 class Report:
     """See the module.
 
@@ -114,6 +124,10 @@ class Report:
         confusion, calibration, worst: of the tuned system.
         events: of events.jsonl; `load_events` reads them.
         samples: generated text.
+        warnings: what makes the figures doubtful, e.g. test records that stand in the training data.
+        slices: the figures on parts of the test set.
+        scaling, abstention: how confidences were calibrated, and the threshold below which the system abstains.
+        sizes: the learning curve over the size of the training data.
         notes: sentences the reader should know (what was skipped, truncated, assumed).
         recipe, machine: plain nested dictionaries.
         created: seconds since 1970.
@@ -132,6 +146,11 @@ class Report:
     worst: list[Example] = field(default_factory=list)
     events: list[dict] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    slices: Slices | None = None
+    scaling: Scaling | None = None
+    abstention: Abstention | None = None
+    sizes: list[SizePoint] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     recipe: dict = field(default_factory=dict)
     machine: dict = field(default_factory=dict)
@@ -173,6 +192,10 @@ class Report:
         value["tables"] = {name: ClassTable.from_dict(table) for name, table in value["tables"].items()}
         value["confusion"] = ConfusionMatrix(**value["confusion"]) if value["confusion"] else None
         value["calibration"] = Calibration.from_dict(value["calibration"]) if value["calibration"] else None
+        value["slices"] = Slices.from_dict(value["slices"]) if value.get("slices") else None
+        value["scaling"] = Scaling(**value["scaling"]) if value.get("scaling") else None
+        value["abstention"] = Abstention(**value["abstention"]) if value.get("abstention") else None
+        value["sizes"] = [SizePoint(**point) for point in value.get("sizes", [])]
         return cls(**value)
 
     def write(self, folder: str | Path) -> None:

@@ -94,6 +94,12 @@ def restore_task(info: dict[str, Any], head: HeadKind) -> Task:
     Raises:
         UsageError: a task we do not know.
     """
+    task = _task_of(info, head)
+    task.calibration = dict(info.get("calibration") or {})
+    return task
+
+
+def _task_of(info: dict[str, Any], head: HeadKind) -> Task:
     from gptwo.tasks.classify import Classify
     from gptwo.tasks.language import Language
     from gptwo.tasks.match import Match

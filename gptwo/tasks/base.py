@@ -34,6 +34,7 @@ class Task(ABC):
         special_tokens: tokens that it adds to the vocabulary.
         figures: what `evaluate` measures, the one that usually decides the best checkpoint first; set by `fit`.
         labels: names by index; empty where there are none.
+        calibration: what `calibrate` fitted, or what a saved model says of it.
     """
 
     name: ClassVar[str]
@@ -44,6 +45,7 @@ class Task(ABC):
     special_tokens: tuple[str, ...] = ()
     figures: tuple[str, ...]
     labels: list[str]
+    calibration: dict[str, Any] = {}  # noqa: RUF012 - replaced, never changed
 
     @abstractmethod
     def fit(self, records: Sequence[Record]) -> None:
@@ -123,6 +125,46 @@ class Task(ABC):
                 fresh where `base` has not the task's. A task that can be done without that head uses `base`.
         """
         return self.opinion(start, tokenizer, records, max_length=max_length, precision=precision)
+
+    def probe(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        train: Sequence[Record],
+        records: Sequence[Record],
+        *,
+        max_length: int,
+        precision: str,
+    ) -> Any:
+        """What the features of an untuned network are worth with the cheapest head, in the form of `opinion`.
+
+        Stands for the model before tuning where its own head would be a fresh one.
+
+        Returns:
+            None where the task has no such head.
+        """
+        return None
+
+    def calibrate(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        records: Sequence[Record],
+        *,
+        max_length: int,
+        precision: str,
+        target_precision: float | None,
+    ) -> dict[str, Any]:
+        """Fit what makes the confidences of a tuned model mean something; kept in `calibration`.
+
+        Args:
+            records: of the validation data.
+            target_precision: below which confidence to abstain is chosen for it; None: never abstain.
+
+        Returns:
+            Plain values for gptwo.json; nothing where there is nothing to fit, or too few records.
+        """
+        return {}
 
     def rows(self, records: Sequence[Record], said: Any) -> list[dict[str, Any]]:
         """What `gptwo predict` prints of each record, but for its place.

@@ -19,11 +19,13 @@ from gptwo.data.batching import Batch, Example
 from gptwo.data.sources import Record
 from gptwo.errors import DataError, UsageError, did_you_mean
 from gptwo.evaluate import metrics
-from gptwo.evaluate.assess import assess_classification, assess_multilabel
+from gptwo.evaluate.assess import TUNED, assess_classification, assess_multilabel
 from gptwo.evaluate.baselines import Majority, TfidfLogisticRegression
+from gptwo.evaluate.calibration import tempered
 from gptwo.evaluate.metrics import Predictions
 from gptwo.evaluate.report import Report
 from gptwo.model.heads import Model
+from gptwo.tasks import trust
 from gptwo.tasks.base import Task, forward_batches
 from gptwo.tokenizer import Tokenizer
 
@@ -186,7 +188,13 @@ class Classify(Task):
         table = np.zeros((len(examples), len(self.labels)))
         for places, scores in forward_batches(model, examples, precision, lambda batch: self.scores(model, batch)):
             table[places] = (scores.sigmoid() if self.multi_label else scores.softmax(1)).cpu().numpy()
-        return Predictions(self.decide(table), table, self.labels)
+        return self.calibrated(Predictions(self.decide(table), table, self.labels))
+
+    def calibrated(self, said: Predictions) -> Predictions:
+        """The same predictions with the probabilities that `calibrate` found; what is predicted does not change."""
+        temperature = self.calibration.get("temperature", 1.0)
+        table = tempered(said.probabilities, temperature, independent=self.multi_label)
+        return Predictions(said.labels, table, said.classes)
 
     def decide(self, table: np.ndarray) -> list:
         """Labels from probabilities (N, labels)."""
@@ -228,7 +236,10 @@ class Classify(Task):
                 table = {name: round(float(share), 4) for name, share in zip(self.labels, shares, strict=True)}
                 row |= {"labels": label, "probabilities": table}
             else:
-                row |= {"label": label, "probability": round(float(shares[self.labels.index(label)]), 4)}
+                share = float(shares[self.labels.index(label)])
+                row |= {"label": label, "probability": round(share, 4)}
+                if self.calibration.get("abstain_below") is not None:
+                    row["abstain"] = share < self.calibration["abstain_below"]
             found.append(row)
         return found
 
@@ -256,7 +267,33 @@ class Classify(Task):
             system.name: system.fit_predict(texts, truth, wanted) for system in (Majority(), TfidfLogisticRegression())
         }
 
+    def probe(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        train: Sequence[Record],
+        records: Sequence[Record],
+        *,
+        max_length: int,
+        precision: str,
+    ) -> Predictions:
+        return trust.probe(self, model, tokenizer, train, records, max_length=max_length, precision=precision)
+
+    def calibrate(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        records: Sequence[Record],
+        *,
+        max_length: int,
+        precision: str,
+        target_precision: float | None,
+    ) -> dict[str, Any]:
+        how = {"max_length": max_length, "precision": precision}
+        return trust.calibrate(self, model, tokenizer, records, **how, target_precision=target_precision)
+
     def report(self, title: str, records: Sequence[Record], systems: dict[str, Any], **fields: Any) -> Report:
+        fields = {**trust.reliance(self, records, systems.get(TUNED)), **fields}
         common = {
             "title": title,
             "gold": self.gold(records),

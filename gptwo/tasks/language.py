@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from gptwo.data.batching import Batch, Example
@@ -16,6 +17,8 @@ from gptwo.errors import DataError, UsageError
 from gptwo.evaluate.assess import assess_language
 from gptwo.evaluate.language import TextScore, bytes_of_tokens, score_batches
 from gptwo.evaluate.report import Report
+from gptwo.evaluate.slices import cut_up
+from gptwo.evaluate.statistics import share_of_sums
 from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE, linear_cross_entropy
 from gptwo.tasks.base import Task, length_batches
@@ -117,7 +120,11 @@ class Language(Task):
             for name, said in systems.items()
         }
         measured = {name: said.whole.metrics() for name, said in systems.items()}
-        return assess_language(title=title, measured=measured, documents=documents, records=len(records), **fields)
+        rows = {name: np.array(columns, dtype=float).T for name, columns in documents.items()}
+        texts = [str(record.fields["text"]) for record in records]
+        slices = cut_up("bits_per_byte", rows, share_of_sums, texts=texts)
+        fields = {"records": len(records), "slices": slices, **fields}
+        return assess_language(title=title, measured=measured, documents=documents, **fields)
 
     def describe(self) -> dict[str, Any]:
         return {"task": self.name, "prompt": self.prompt}

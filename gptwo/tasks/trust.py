@@ -62,7 +62,7 @@ def calibrate(
     return job.calibration
 
 
-def reliance(job: Classify, records: Sequence[Record], said: Predictions) -> dict[str, Any]:
+def reliance(job: Classify, records: Sequence[Record], said: Predictions | None) -> dict[str, Any]:
     """The fields of a report on what `calibrate` fitted.
 
     Args:
@@ -70,7 +70,7 @@ def reliance(job: Classify, records: Sequence[Record], said: Predictions) -> dic
     """
     found: dict[str, Any] = {}
     temperature = job.calibration.get("temperature")
-    if temperature is None or not len(records):
+    if temperature is None or said is None or said.probabilities is None or not len(records):
         return found
     gold = job.gold(records)
     table = np.asarray(said.probabilities, dtype=float)

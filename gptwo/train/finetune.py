@@ -25,8 +25,11 @@ from gptwo.recipe import Recipe, load_recipe
 from gptwo.tasks import make_task
 from gptwo.tasks.base import Task
 from gptwo.tasks.language import Language
+from gptwo.tasks.trust import PROBE_NOTE
 from gptwo.tokenizer import Tokenizer, load_tokenizer
 from gptwo.train.checkpoint import check_space
+from gptwo.train.confidence import calibrate
+from gptwo.train.leakage import leakage
 from gptwo.train.lock import hold
 from gptwo.train.parts import CountedRejects, notes_of, read_parts
 from gptwo.train.pretrain import FRESH, set_dropout
@@ -57,12 +60,14 @@ class Run:
         model: the tuned model.
         report: before and after, beside the baselines.
         outcome: how training ended.
+        records: how many of each part: "train", "valid", "test".
     """
 
     folder: Path
     model: Pretrained
     report: Report
     outcome: Outcome
+    records: dict[str, int]
 
 
 class How(TypedDict):
@@ -153,7 +158,12 @@ def tune_model(
 
     how: How = {"max_length": max_length, "precision": precision.value}
     test_records = (parts.get("test") or parts["valid"]).records
-    before = job.untuned(base.model, start.model, tokenizer, test_records, **how)
+    before = None
+    if start.fresh:
+        before = job.probe(start.model, tokenizer, parts["train"].records, test_records, **how)
+    probed = [PROBE_NOTE] if before is not None else []
+    if before is None:
+        before = job.untuned(base.model, start.model, tokenizer, test_records, **how)
     samples = write_samples(start, job, test_records, recipe, BEFORE)
     notes = notes_of(parts, rejects)
     notes += without_effect("finetune", [key for key in changed_keys(recipe) if key in UNUSED])
@@ -189,6 +199,7 @@ def tune_model(
         notices=notes,
     )
     best = models.load(folder / "best", device=device.value)
+    calibrate(job, best, tokenizer, parts["valid"].records, **how, target_precision=recipe.task.target_precision)
     after = job.opinion(best.model, tokenizer, test_records, **how)
     samples += write_samples(best, job, test_records, recipe, TUNED)
     systems = {BEFORE: before, TUNED: after, **job.baselines(parts["train"].records, test_records)}
@@ -198,13 +209,14 @@ def tune_model(
         systems,
         data=files,
         events=load_events(folder / "events.jsonl"),
-        notes=[*notes, f"The best checkpoint is that of step {outcome.progress.best_step:,}, by {metric}."],
+        warnings=leakage(parts, job),
+        notes=[*probed, *notes, f"The best checkpoint is that of step {outcome.progress.best_step:,}, by {metric}."],
         samples=samples,
         recipe=recipe.model_dump(exclude_none=True),
         machine=machine,
     )
     report.write(folder)
-    return Run(folder, best, report, outcome)
+    return Run(folder, best, report, outcome, {name: len(part.records) for name, part in parts.items()})
 
 
 def resolve(
@@ -262,12 +274,14 @@ def tunable(base: Pretrained, job: Task, recipe: Recipe, device: str) -> tuple[P
     if job.special_tokens:
         tokenizer = copy.deepcopy(tokenizer)  # that of the base stays as it is
     made = models.create(base.config, tokenizer, head=job.head, labels=job.labels, seed=recipe.train.seed)
+    made.fresh = [name for name, _ in made.model.named_parameters()]
     if not recipe.model.random:
         made.model.transformer.load_state_dict(base.model.transformer.state_dict())
         same_head = base.model.head_kind == job.head and (job.head == "language" or base.labels == job.labels)
         if same_head:
             made.model.projection.load_state_dict(base.model.projection.state_dict())
             made.model.tie()
+            made.fresh = []
     if job.special_tokens:
         made.add_special_tokens(job.special_tokens)
     made.info = {"base": name_of(base, recipe), **job.describe()}

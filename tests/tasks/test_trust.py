@@ -1,0 +1,108 @@
+"""A classifier's confidences: calibrated without changing an answer, withheld below a threshold; the untuned probe."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gptwo.evaluate.assess import TUNED
+from gptwo.recipe import TaskSection
+from gptwo.tasks import make_task, restore_task, trust
+
+HOW = {"max_length": 32, "precision": "fp32"}
+WORDS = {"cat": "the cat sat on the mat", "dog": "the dog sat on the log", "both": "the cat and the dog"}
+
+
+@pytest.fixture
+def records(record):
+    """60 records of three labels."""
+    return [record(i, text=f"{i} {text}", label=label) for i in range(20) for label, text in WORDS.items()]
+
+
+@pytest.fixture
+def job(records):
+    task = make_task(TaskSection(name="classify"))
+    task.fit(records)
+    return task
+
+
+def fitted(job, network, tokenizer, records, **given):
+    model = network("sequence", job.labels)
+    before = job.predict(model, tokenizer, records, **HOW)
+    found = job.calibrate(model, tokenizer, records, **HOW, target_precision=given.get("target_precision"))
+    return model, before, found
+
+
+def test_calibration_changes_no_answer_and_makes_the_records_less_surprising(job, network, tokenizer, records):
+    model, before, found = fitted(job, network, tokenizer, records)
+    after = job.predict(model, tokenizer, records, **HOW)
+    assert after.labels == before.labels
+    assert found == {"temperature": found["temperature"], "records": 60}
+    assert found["temperature"] != 1.0
+    gold = job.gold(records)
+
+    def cost(said):
+        return -np.log(
+            [row[job.labels.index(label)] for row, label in zip(said.probabilities, gold, strict=True)]
+        ).mean()
+
+    assert cost(after) < cost(before)
+    restored = restore_task({**job.describe(), "calibration": found}, "sequence")
+    again = restored.predict(model, tokenizer, records, **HOW)
+    assert np.allclose(again.probabilities, after.probabilities)
+
+
+def test_a_report_says_what_calibration_did(job, network, tokenizer, records):
+    model, _, found = fitted(job, network, tokenizer, records, target_precision=0.3)
+    said = job.predict(model, tokenizer, records, **HOW)
+    report = job.report("t", records, {TUNED: said})
+    assert report.scaling.temperature == found["temperature"]
+    assert report.scaling.ece_after == pytest.approx(report.tuned.value("ece"))
+    assert report.abstention.target == 0.3
+    assert report.abstention.threshold == found["abstain_below"]
+
+
+def test_rows_tell_who_abstains(job, network, tokenizer, records):
+    model, *_ = fitted(job, network, tokenizer, records)
+    said = job.predict(model, tokenizer, records, **HOW)
+    assert "abstain" not in job.rows(records, said)[0]
+    job.calibration = {**job.calibration, "abstain_below": float(np.median(trust.sureness(said)))}
+    rows = job.rows(records, said)
+    assert {row["abstain"] for row in rows} == {True, False}
+
+
+def test_too_few_records_are_not_calibrated(job, network, tokenizer, records):
+    assert fitted(job, network, tokenizer, records[:19])[2] == {}
+    assert job.calibration == {}
+
+
+def test_several_labels_at_once(network, tokenizer, record):
+    rows = [record(i, text=f"the cat sat {i}", label=["cat", "mat"][: i % 3]) for i in range(40)]
+    task = make_task(TaskSection(name="classify", multi_label=True))
+    task.fit(rows)
+    model, before, found = fitted(task, network, tokenizer, rows, target_precision=0.9)
+    assert set(found) == {"temperature", "records"}
+    assert task.predict(model, tokenizer, rows, **HOW).labels == before.labels
+    assert task.report("t", rows, {TUNED: before}).scaling.records == 40
+
+
+def test_the_probe_reads_labels_off_frozen_features(job, network, tokenizer, records):
+    model = network("sequence", job.labels)
+    train, test = records[:45], records[45:]
+    said = job.probe(model, tokenizer, train, test, **HOW)
+    assert np.allclose(said.probabilities.sum(1), 1)
+    right = np.mean([a == b for a, b in zip(said.labels, job.gold(test), strict=True)])
+    fresh = job.predict(model, tokenizer, test, **HOW)
+    assert right > 0.8
+    assert right > np.mean([a == b for a, b in zip(fresh.labels, job.gold(test), strict=True)])
+
+
+def test_a_probe_of_one_label_or_of_several(job, network, tokenizer, records, record):
+    model = network("sequence", job.labels)
+    one = [row for row in records if row.fields["label"] == "cat"]
+    assert set(job.probe(model, tokenizer, one, records, **HOW).labels) == {"cat"}
+    rows = [record(i, text=f"the cat sat {i}", label=["cat"] if i % 2 else ["cat", "mat"]) for i in range(12)]
+    task = make_task(TaskSection(name="classify", multi_label=True))
+    task.fit(rows)
+    said = task.probe(network("sequence", task.labels), tokenizer, rows, rows, **HOW)
+    assert said.probabilities[:, task.labels.index("cat")] == pytest.approx(np.ones(12))
