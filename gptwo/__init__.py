@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gptwo import evaluate
+    from gptwo.adapt.store import load, save
     from gptwo.generate.engine import Engine
-    from gptwo.model.pretrained import load, save
     from gptwo.tokenizer import Tokenizer, load_tokenizer
     from gptwo.train.finetune import finetune
     from gptwo.train.pretrain import pretrain
@@ -32,8 +32,8 @@ __all__ = [
 
 # name -> the module it lives in; `evaluate` is the subpackage itself.
 _HOMES = {
-    "load": "gptwo.model.pretrained",
-    "save": "gptwo.model.pretrained",
+    "load": "gptwo.adapt.store",
+    "save": "gptwo.adapt.store",
     "finetune": "gptwo.train.finetune",
     "pretrain": "gptwo.train.pretrain",
     "Engine": "gptwo.generate.engine",

@@ -24,8 +24,10 @@ HUB_NAME = re.compile(rf"(?!.*(?:\.\.|--|\.git$))(?=.{{1,96}}$){_PART}(?:/{_PART
 
 TIMEOUT_SECONDS = 5.0  # for the hub's first answer, so that a machine without a network hears so at once
 
+DESCRIPTIONS = ("config.json", "adapter_config.json")  # of a model, of an adapter
+
 SMALL_FILES = (
-    "config.json",
+    *DESCRIPTIONS,
     "generation_config.json",
     "gptwo.json",
     "tokenizer.json",
@@ -38,7 +40,12 @@ SMALL_FILES = (
     "README.md",
     "LICENSE*",
 )
-SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
+SAFETENSORS = (
+    "model.safetensors",
+    "adapter_model.safetensors",
+    "model.safetensors.index.json",
+    "model-*-of-*.safetensors",
+)
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
 
 
@@ -82,7 +89,9 @@ def resolve(name: str | Path, *, revision: str | None = None) -> Path:
 def run_folder_model(folder: Path) -> Path:
     """A run folder's best model; any other folder as it is."""
     best = folder / "best"
-    return best if (best / "config.json").is_file() and not (folder / "config.json").is_file() else folder
+    if any((folder / name).is_file() for name in DESCRIPTIONS):
+        return folder
+    return best if any((best / name).is_file() for name in DESCRIPTIONS) else folder
 
 
 def places() -> list[Path]:
@@ -121,8 +130,8 @@ def from_hub(name: str, revision: str | None) -> Path:
     import huggingface_hub as hub
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    config = hub.try_to_load_from_cache(name, "config.json", revision=revision)
-    cached = Path(config).parent if isinstance(config, str) else None
+    kept = [hub.try_to_load_from_cache(name, file, revision=revision) for file in DESCRIPTIONS]
+    cached = next((Path(file).parent for file in kept if isinstance(file, str)), None)
     if is_offline():
         if cached:
             return cached

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 from gptwo.errors import UsageError, did_you_mean
 from gptwo.model.heads import Model
@@ -10,7 +11,14 @@ from gptwo.model.heads import Model
 POLICIES = ("all", "head", "last", "embeddings", "pattern")
 
 
-def freeze(model: Model, policy: str = "all", *, last: int = 2, pattern: str | None = None) -> list[str]:
+def freeze(
+    model: Model,
+    policy: str = "all",
+    *,
+    last: int = 2,
+    pattern: str | None = None,
+    among: Collection[str] | None = None,
+) -> list[str]:
     """Set requires_grad of every parameter by a policy.
 
     Args:
@@ -20,6 +28,7 @@ def freeze(model: Model, policy: str = "all", *, last: int = 2, pattern: str | N
             "pattern" the parameters whose name a regular expression finds.
         last: number of blocks tuned by "last".
         pattern: the regular expression of "pattern", searched in names like "transformer.h.3.mlp.c_fc.weight".
+        among: names the policy chooses from, those of an adapter (`Adapter.tuned`); None: all.
 
     Returns:
         Names of the parameters that are tuned.
@@ -31,7 +40,7 @@ def freeze(model: Model, policy: str = "all", *, last: int = 2, pattern: str | N
         raise UsageError(
             f"There is no freezing policy {policy!r}.", where="freeze.policy", fix=did_you_mean(policy, POLICIES)
         )
-    names = [name for name, _ in model.named_parameters()]
+    names = [name for name, _ in model.named_parameters() if among is None or name in among]
     if policy == "pattern":
         try:
             expression = re.compile(pattern or "")
@@ -54,7 +63,7 @@ def freeze(model: Model, policy: str = "all", *, last: int = 2, pattern: str | N
             "No parameter is left to tune.",
             where="freeze",
             why=f"policy {policy!r}" + (f", pattern {pattern!r}" if policy == "pattern" else ""),
-            fix=f"names look like {names[2]}",
+            fix=f"names look like {names[min(2, len(names) - 1)]}",
         )
     for name, tensor in model.named_parameters():
         tensor.requires_grad_(name in tuned)

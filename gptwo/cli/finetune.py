@@ -49,6 +49,9 @@ def finetune(
     learning_rate: LearningRateOption = None,
     patience: Annotated[Count, typer.Option(help="Stop after this many evaluations without a better one.")] = None,
     freeze: Annotated[Text, typer.Option(help="Tune all, head, last, embeddings or pattern.")] = None,
+    adapter: Annotated[
+        Text, typer.Option(help="Tune an adapter and freeze the model: lora, adalora, prefix, ….")
+    ] = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
@@ -81,6 +84,7 @@ def finetune(
         "optimizer.learning_rate": learning_rate,
         "train.patience": patience,
         "freeze.policy": freeze,
+        "adapter.name": adapter,
         "train.seed": seed,
         "train.device": device,
         "train.precision": precision,

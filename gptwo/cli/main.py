@@ -43,6 +43,7 @@ VERBS: dict[str, Verb] = {
     "predict": Verb("Apply a tuned model to new records."),
     "generate": Verb("Continue a prompt."),
     "explain": Verb("Show how a model came to what it says of a text."),
+    "merge": Verb("Work an adapter into a plain model, once that is shown to do the same."),
     "tokenizer": Verb(
         "Train a tokenizer, or look inside one.",
         {"train": "Train a byte-level BPE on text files.", "inspect": "Show how a text falls into tokens."},

@@ -264,7 +264,7 @@ class Engine:
 def _placed(model: str | Path | Pretrained, device: str, precision: str) -> Pretrained:
     """The model on its device, in its precision; a loaded one that has to move is copied first."""
     if isinstance(model, str | Path):
-        from gptwo.model.pretrained import load
+        from gptwo.adapt.store import load
 
         place = pick_device(device).value
         wanted = "fp32" if precision == "auto" and place == "cpu" else pick_precision(precision, place).value

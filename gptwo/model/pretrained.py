@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,9 @@ from gptwo.model.heads import PROJECTIONS, HeadKind, Model
 from gptwo.model.weights import Stored, open_weights, read_into, write_weights
 from gptwo.tokenizer import Tokenizer, load_tokenizer
 
+if TYPE_CHECKING:
+    from gptwo.adapt.parts import Adapter
+
 INFO = "gptwo.json"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "encoder.json", "vocab.txt")
 
@@ -46,6 +49,7 @@ class Pretrained:
         folder: where it was loaded from; None for a new one.
         info: what gptwo.json says: "task", "labels" (names by index), calibration, recipe and data hashes.
         fresh: names of parameters that were not loaded but drawn at random.
+        adapter: what stands in the network beside its own weights; None for a plain model.
     """
 
     model: Model
@@ -54,6 +58,7 @@ class Pretrained:
     folder: Path | None = None
     info: dict[str, Any] = field(default_factory=dict)
     fresh: list[str] = field(default_factory=list)
+    adapter: Adapter | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -186,6 +191,11 @@ def save(
         UsageError: a foreign folder is in the way.
         GptwoError: the disk is full or the place cannot be written.
     """
+    if pretrained.adapter is not None:
+        raise UsageError(
+            "The model carries an adapter; its network is not a plain GPT-2.",
+            fix="gptwo.save writes the adapter alone; gptwo merge makes a plain model",
+        )
     model, tokenizer = pretrained.model, pretrained.tokenizer
     start_id = tokenizer.start_id if tokenizer else None
     end_id = tokenizer.end_id if tokenizer else None
@@ -257,7 +267,7 @@ def describe(folder: Path) -> Description:
     there = sorted(entry.name for entry in folder.iterdir())
     why = f"there is {', '.join(there[:12]) or 'nothing'}{' …' if len(there) > 12 else ''}"
     if "adapter_config.json" in there:
-        why = "it is an adapter, which is loaded on top of a model"
+        why = "it is an adapter, which gptwo.load puts on top of its base"
     raise MissingError(
         "The folder holds no model: config.json is missing.",
         where=folder,

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from gptwo import runtime
+from gptwo.adapt.store import load
 from gptwo.data.documents import iter_documents
 from gptwo.data.files import expand
 from gptwo.data.sources import Record, Rejects, read_records
 from gptwo.errors import DataError, UsageError
 from gptwo.evaluate.language import score_texts
 from gptwo.evaluate.report import Report, System
-from gptwo.model import pretrained as models
 from gptwo.model.pretrained import Pretrained
 from gptwo.tasks import restore_task
 from gptwo.tasks.base import Task
@@ -56,7 +56,7 @@ def predict(
     """
     place = runtime.pick_device(device).value
     kind = runtime.pick_precision(precision, place).value
-    loaded = models.load(model, device=place)
+    loaded = load(model, device=place)
     task = restore_task(loaded.info, loaded.model.head_kind)
     if isinstance(task, Language):
         raise UsageError("A language model writes text.", where=model, fix=f'gptwo generate --model {model} "prompt"')
@@ -107,7 +107,7 @@ def measure(
     """
     place = runtime.pick_device(device).value
     kind = runtime.pick_precision(precision, place).value
-    loaded = models.load(model, device=place)
+    loaded = load(model, device=place)
     machine = runtime.describe_machine()
     files = [file for source in expand(data) for file in source.files]
     if loaded.model.head_kind == "language" and all(path.endswith(TEXT_ENDINGS) for path in files):

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -52,9 +52,17 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], progress: Progress, keep: int
+    folder: Path,
+    model: nn.Module,
+    optimizers: Iterable[torch.optim.Optimizer],
+    progress: Progress,
+    keep: int,
+    tensors: Mapping[str, torch.Tensor] | None = None,
 ) -> Path:
     """Write checkpoints/step-N under `folder`, then remove all but the newest `keep`.
+
+    Args:
+        tensors: what is kept of the model, by name; None: every parameter.
 
     Raises:
         GptwoError: it could not be written (disk full, no permission); earlier checkpoints are untouched.
@@ -67,7 +75,8 @@ def save_checkpoint(
         clear_scratch(parent)
         scratch.mkdir()
         named = dict(model.named_parameters())
-        save_file({name: tensor.detach().contiguous() for name, tensor in named.items()}, scratch / "model.safetensors")
+        kept = named if tensors is None else tensors
+        save_file({name: tensor.detach().contiguous() for name, tensor in kept.items()}, scratch / "model.safetensors")
         save_file(_optimizer_tensors(named, optimizers), scratch / "optimizer.safetensors")
         save_file(_random_state(), scratch / "random.safetensors")
         (scratch / "progress.json").write_text(json.dumps(asdict(progress), indent=1), encoding="utf-8")
@@ -105,12 +114,17 @@ def _remove(checkpoint: Path) -> None:
 
 
 def load_checkpoint(
-    folder: Path, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], device: str
+    folder: Path,
+    model: nn.Module,
+    optimizers: Iterable[torch.optim.Optimizer],
+    device: str,
+    tensors: Mapping[str, torch.Tensor] | None = None,
 ) -> Progress:
     """Put the tensors of a checkpoint into the model, the optimizers and the random generators.
 
     Args:
         folder: one checkpoint, `checkpoints/step-N`.
+        tensors: as `save_checkpoint` was given them.
 
     Raises:
         DataError: its tensors do not fit this network or these optimizers.
@@ -128,8 +142,9 @@ def load_checkpoint(
             why=str(error),
             fix="remove this folder and resume from the checkpoint before it",
         ) from error
-    wrong = sorted({*named} ^ {*stored})
-    wrong += [name for name in named if name in stored and named[name].shape != stored[name].shape]
+    kept = named if tensors is None else tensors
+    wrong = sorted({*kept} ^ {*stored})
+    wrong += [name for name in kept if name in stored and kept[name].shape != stored[name].shape]
     if wrong:
         raise DataError(
             "The checkpoint is of another network.",
@@ -138,7 +153,7 @@ def load_checkpoint(
             fix="resume with the recipe of that run, or choose a new --out",
         )
     with torch.no_grad():
-        for name, tensor in named.items():
+        for name, tensor in kept.items():
             tensor.copy_(stored[name])
     names = {id(tensor): name for name, tensor in named.items()}
     for optimizer in optimizers:
@@ -159,13 +174,16 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
-def check_space(folder: Path, model: nn.Module, keep: int) -> None:
+def check_space(folder: Path, model: nn.Module, keep: int, tensors: Mapping[str, torch.Tensor] | None = None) -> None:
     """See that the checkpoints of a run have room before it starts.
+
+    Args:
+        tensors: as `save_checkpoint` will be given them.
 
     Raises:
         GptwoError: they have not.
     """
-    parameters = list(model.parameters())
+    parameters = list(model.parameters() if tensors is None else tensors.values())
     one = sum(tensor.numel() * (4 + 8 * tensor.requires_grad) for tensor in parameters)  # weights, two moments
     need = one * (keep + 1) + 2 * sum(tensor.numel() * 4 for tensor in parameters)  # one in writing; best/, old and new
     here = sum(file.stat().st_size for path in list_checkpoints(folder) for file in path.iterdir())

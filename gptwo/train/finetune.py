@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from gptwo.adapt.freeze import freeze
+from gptwo.adapt.store import carry, load, plain, save
 from gptwo.data.files import format_of
 from gptwo.data.loader import ExampleBatches
 from gptwo.data.sources import Record
@@ -122,7 +123,7 @@ def finetune(
         raise UsageError("There are no records to learn from.", where="data.train", fix="--train records.jsonl")
     check_records(recipe)
     job = make_task(recipe.task)
-    base = model if isinstance(model, Pretrained) else models.load(recipe.model.base or "")
+    base = model if isinstance(model, Pretrained) else load(recipe.model.base or "")
     with hold(out):
         folder = open_run(out, recipe, resume=resume, overwrite=overwrite)
         return tune_model(base, job, recipe, folder, resume=resume, stop=stop)
@@ -132,6 +133,7 @@ def tune_model(
     base: Pretrained, job: Task, recipe: Recipe, folder: Path, *, resume: bool = False, stop: Stop | None = None
 ) -> Run:
     """Tune a model in a run folder that is open; raises as `finetune`."""
+    base = plain(base)
     device, precision = settle(recipe, folder, resume=resume)
     rejects = CountedRejects(folder / "rejects.jsonl", strict=recipe.data.strict)
     with rejects:
@@ -140,12 +142,15 @@ def tune_model(
         if metric not in job.figures:
             raise unknown_metric(metric, list(job.figures))
         start, tokenizer = tunable(base, job, recipe, device.value)
+        adapter = carry(start, base, recipe)
         max_length = min(recipe.data.max_length or start.config.n_positions, start.config.n_positions)
         job.fit_tokens(tokenizer, max_length)
         for part in parts.values():
             part.encode(job, tokenizer, max_length)
-    tuned = freeze(start.model, recipe.freeze.policy, last=recipe.freeze.last, pattern=recipe.freeze.pattern)
-    check_space(folder, start.model, recipe.train.keep_last)
+    among = adapter.tuned if adapter else None
+    choice = recipe.freeze
+    tuned = freeze(start.model, choice.policy, last=choice.last, pattern=choice.pattern, among=among)
+    check_space(folder, start.model, recipe.train.keep_last, adapter.tensors(start.model) if adapter else None)
     start.info |= {
         **job.describe(),
         "max_length": max_length,
@@ -154,6 +159,8 @@ def tune_model(
     }
     files = [file for part in parts.values() for file in part.files]
     hashes = {name: [file.sha256 for file in part.files] for name, part in parts.items() if part.files}
+    if adapter and adapter.base:
+        hashes["base"] = [adapter.base.fingerprint]
     machine = write_environment(folder, device, precision, hashes, resume=resume)
 
     how: How = {"max_length": max_length, "precision": precision.value}
@@ -166,6 +173,8 @@ def tune_model(
         before = job.untuned(base.model, start.model, tokenizer, test_records, **how)
     samples = write_samples(start, job, test_records, recipe, BEFORE)
     notes = notes_of(parts, rejects)
+    if adapter:
+        notes.append(adapter.summary(start.model))
     notes += without_effect("finetune", [key for key in changed_keys(recipe) if key in UNUSED])
 
     def sample() -> list[str]:
@@ -175,10 +184,11 @@ def tune_model(
         evaluate=lambda: job.evaluate(start.model, tokenizer, parts["valid"].records, **how),
         metric=metric,
         maximise=metric_name(metric).higher_is_better,
-        save_best=lambda: models.save(start, folder / "best"),
+        save_best=lambda: save(start, folder / "best"),
         sample=sample if recipe.train.sample_every and isinstance(job, Language) else None,
         place=lambda index: parts["train"].records[index].place(),
         stop=stop,
+        adapter=adapter,
     )
     source = ExampleBatches(
         parts["train"].examples,
@@ -198,7 +208,7 @@ def tune_model(
         resume=resume,
         notices=notes,
     )
-    best = models.load(folder / "best", device=device.value)
+    best = load(folder / "best", device=device.value, base=base.folder if adapter else None)
     calibrate(job, best, tokenizer, parts["valid"].records, **how, target_precision=recipe.task.target_precision)
     after = job.opinion(best.model, tokenizer, test_records, **how)
     samples += write_samples(best, job, test_records, recipe, TUNED)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from gptwo.adapt.freeze import freeze
+from gptwo.adapt.store import carry, load, plain, save
 from gptwo.data.batching import Batch
 from gptwo.data.loader import TokenBlocks
 from gptwo.data.pack import pack
@@ -81,9 +82,12 @@ def train_on_text(
     """Train a language model in a run folder that is open; raises as `pretrain`."""
     options = recipe.train
     device, precision = settle(recipe, folder, resume=resume)
+    adapter = carry(start, start, recipe)
     model = start.model.to(device.value)
-    tuned = freeze(model, recipe.freeze.policy, last=recipe.freeze.last, pattern=recipe.freeze.pattern)
-    check_space(folder, model, options.keep_last)
+    among = adapter.tuned if adapter else None
+    choice = recipe.freeze
+    tuned = freeze(model, choice.policy, last=choice.last, pattern=choice.pattern, among=among)
+    check_space(folder, model, options.keep_last, adapter.tensors(model) if adapter else None)
     block = recipe.data.block_size or model.config.n_positions
     if block > model.config.n_positions:
         raise UsageError(
@@ -102,6 +106,8 @@ def train_on_text(
     sizes = bytes_of_tokens(tokenizer)
     parts = {"train": shards, **({"valid": valid} if valid else {})}
     hashes = {name: [file.sha256 for file in part.manifest.shards] for name, part in parts.items()}
+    if adapter and adapter.base:
+        hashes["base"] = [adapter.base.fingerprint]
     machine = write_environment(folder, device, precision, hashes, resume=resume)
 
     def evaluate(model: Model = model) -> dict[str, float]:
@@ -120,8 +126,9 @@ def train_on_text(
     hooks = Hooks(
         evaluate=evaluate if valid else None,
         metric=options.metric or "loss",
-        save_best=lambda: models.save(start, folder / "best"),
+        save_best=lambda: save(start, folder / "best"),
         sample=sample if options.sample_every else None,
+        adapter=adapter,
     )
     notes = without_effect("pretrain", [key for key in changed_keys(recipe) if not is_used(key, recipe)])
     outcome = run_session(
@@ -137,8 +144,8 @@ def train_on_text(
         notices=notes,
     )
     if valid is None:
-        models.save(start, folder / "best")
-    best = models.load(folder / "best", device=device.value)
+        save(start, folder / "best")
+    best = load(folder / "best", device=device.value)
     if valid is not None:
         progress = outcome.progress
         report = Report(
@@ -165,7 +172,7 @@ def is_used(key: str, recipe: Recipe) -> bool:
     section = key.partition(".")[0]
     if section == "data":
         return key in DATA
-    return section not in ("task", "adapter") and not (recipe.model.base and key in FRESH)
+    return section != "task" and not (recipe.model.base and key in FRESH)
 
 
 def held_out(valid: Shards, block: int, options: TrainSection) -> str:
@@ -205,7 +212,7 @@ def start_model(section: ModelSection, seed: int) -> tuple[Pretrained, Tokenizer
         UsageError: no tokenizer, one that does not fit, or no size.
     """
     if section.base:
-        start = models.load(section.base, head="language")
+        start = plain(load(section.base, head="language"))
         tokenizer = load_tokenizer(section.tokenizer) if section.tokenizer else start.tokenizer
         if tokenizer is None:
             raise UsageError(f"The model {section.base!r} has no tokenizer.", where="model.tokenizer")

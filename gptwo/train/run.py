@@ -160,7 +160,7 @@ def write_environment(
     """Write environment.json: the machine, what was chosen on it, and hashes of the data; returns the machine.
 
     Args:
-        data: part ("train", "valid", "test") to the sha256 of its files.
+        data: part ("train", "valid", "test") to the sha256 of its files; "base" to an adapter's base.
         resume: the data must be those the run was begun with (but for the test data).
 
     Raises:
@@ -169,6 +169,13 @@ def write_environment(
     import torch
 
     before = read_environment(folder).get("data", {}) if resume and list_checkpoints(folder) else {}
+    if "base" in before and before["base"] != data.get("base"):
+        raise DataError(
+            "The base of the adapter is not the one this run was begun over.",
+            where=folder,
+            why="its fingerprint differs from that in environment.json",
+            fix="bring back the old base, start anew with --overwrite, or choose another --out",
+        )
     for part in ("train", "valid"):
         if part in before and sorted(before[part]) != sorted(data.get(part, [])):
             raise DataError(

@@ -22,7 +22,9 @@ import torch
 from torch import Tensor
 
 from gptwo import runtime
+from gptwo.adapt.adalora import RankAllocator
 from gptwo.adapt.freeze import thaw
+from gptwo.adapt.parts import Adapter
 from gptwo.data.batching import Batch
 from gptwo.data.loader import BatchSource, Loader
 from gptwo.errors import GptwoError, Interrupted, MissingError, UsageError, did_you_mean
@@ -62,6 +64,7 @@ class Hooks:
         sample: texts to show.
         place: where a training record is, "file:row", by its index.
         stop: told the step and figures of each evaluation; a reason that it gives ends the run there.
+        adapter: what is tuned where the model is frozen; checkpoints hold it alone.
     """
 
     evaluate: Callable[[], dict[str, float]] | None = None
@@ -71,6 +74,7 @@ class Hooks:
     sample: Callable[[], list[str]] | None = None
     place: Callable[[int], str] | None = None
     stop: Callable[[int, dict[str, float]], str | None] | None = None
+    adapter: Adapter | None = None
 
 
 @dataclass
@@ -161,6 +165,10 @@ class _Loop:
         self.optimizers = optimizers_of(recipe.optimizer, model)
         self.tuned = tuned or [info.name for info in trainable(model)]
         self.decayed = [info.tensor for info in trainable(model) if decays(info)]
+        adapter = self.hooks.adapter
+        ranked = adapter is not None and adapter.config.name == "adalora"
+        self.allocator = RankAllocator(adapter, self.plan.total) if ranked else None
+        self.kept = None if adapter is None else adapter.tensors(model)
         self.progress = Progress()
         self.outcome = Outcome(self.progress)
         self.saved_at = -1
@@ -170,7 +178,8 @@ class _Loop:
         """Load the checkpoint to go on from, prepare the network, and say what is going to happen."""
         checkpoints = list_checkpoints(self.folder)
         if resume and checkpoints:
-            self.progress = load_checkpoint(checkpoints[-1], self.model, self.optimizers, str(self.device))
+            device = str(self.device)
+            self.progress = load_checkpoint(checkpoints[-1], self.model, self.optimizers, device, self.kept)
             self.outcome.progress, self.saved_at = self.progress, self.progress.step
         if self.device.type == "cpu":
             runtime.keep_memory()
@@ -265,6 +274,9 @@ class _Loop:
                 part = self.objective.loss(self.model, moved, self.options.label_smoothing)
             (part / max(count, 1e-12)).backward()
             loss += part.detach()
+        if self.allocator:
+            self.allocator.penalty().backward()
+            self.allocator.observe()
         moving = [tensor for tensor in self.decayed if tensor.grad is not None] if recipe.optimizer.l2 else []
         if moving:
             torch._foreach_add_([tensor.grad for tensor in moving], moving, alpha=recipe.optimizer.l2)
@@ -281,6 +293,7 @@ class _Loop:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        ranks = self.allocator.allocate(progress.step + 1) if self.allocator else None
 
         seconds = time.perf_counter() - started
         progress.step += 1
@@ -290,6 +303,8 @@ class _Loop:
         progress.loss_sum += total
         progress.loss_count += count
         self.meter.add(batches, seconds)
+        if ranks:
+            self.trackers.emit("ranks", progress.step, **ranks)
         return {"learning_rate": learning_rate, "grad_norm": norm}
 
     def not_finite(self, loss: float, norm: float, learning_rate: float, batches: list[Batch]) -> GptwoError:
@@ -351,7 +366,8 @@ class _Loop:
         """Save everything, once a step at most."""
         if self.saved_at == self.progress.step:
             return
-        path = save_checkpoint(self.folder, self.model, self.optimizers, self.progress, self.options.keep_last)
+        keep = self.options.keep_last
+        path = save_checkpoint(self.folder, self.model, self.optimizers, self.progress, keep, self.kept)
         self.saved_at = self.progress.step
         self.trackers.emit("checkpoint", self.progress.step, path=str(path))
 
