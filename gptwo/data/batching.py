@@ -77,7 +77,7 @@ def collate(examples: Sequence[Example], *, row_tokens: int | None = None) -> Ba
 
     Args:
         examples: at least one.
-        row_tokens: pack several examples into rows of at most this many tokens (first fit, longest first), each
+        row_tokens: pack several examples into rows of at most this many tokens, filled evenly, each
             seeing only itself; None gives every example a row of its own, padded on the right.
 
     Returns:
@@ -117,20 +117,29 @@ def collate(examples: Sequence[Example], *, row_tokens: int | None = None) -> Ba
 
 
 def pack_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Distribute items over rows of a capacity: first fit, longest first; an item above it gets its own row.
+    """Distribute items over the fewest rows that hold them, evenly: longest first, each into the emptiest row.
+
+    Args:
+        capacity: of a row; an item above it gets a row of its own.
 
     >>> pack_rows([3, 9, 4, 2], 10)
     [[1], [2, 0, 3]]
+    >>> pack_rows([3, 3, 3, 3], 10)
+    [[0, 2], [1, 3]]
     """
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for item in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        for row, left in enumerate(room):
-            if lengths[item] <= left:
-                rows[row].append(item)
-                room[row] -= lengths[item]
-                break
-        else:
-            rows.append([item])
-            room.append(capacity - lengths[item])
-    return rows
+    longest_first = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    alone = [[item] for item in longest_first if lengths[item] >= capacity]
+    longest_first = longest_first[len(alone) :]
+    if not longest_first:
+        return alone
+    count = max(1, -(-sum(lengths[item] for item in longest_first) // capacity))
+    while True:
+        rows: list[list[int]] = [[] for _ in range(count)]
+        filled = [0] * count
+        for item in longest_first:
+            row = filled.index(min(filled))
+            rows[row].append(item)
+            filled[row] += lengths[item]
+        if max(filled) <= capacity:
+            return alone + [row for row in rows if row]
+        count += 1

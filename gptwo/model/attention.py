@@ -37,24 +37,34 @@ def blocked_attention_pays(query: Tensor, key: Tensor, dropout: float) -> bool:
     return query.device.type == "cpu" and query.dtype == torch.bfloat16 and whole_rows and dropout == 0.0
 
 
-def _blocks(T: int):
+def _blocks(T: int, mask: Tensor | None) -> list[tuple[int, int, int]]:
+    """Blocks of queries, each with the keys it sees: queries start..end see keys first..end.
+
+    With short documents packed into a row, most earlier keys are of documents before the block's own.
+    """
+    blocks = []
     for start in range(0, T, BLOCK):
-        yield start, min(T, start + BLOCK)
+        end = min(T, start + BLOCK)
+        first = 0 if mask is None else int(mask[:, 0, start:end, :end].any(1).any(0).int().argmax())
+        blocks.append((first, start, end))
+    return blocks
 
 
-def _probabilities(query, key, hidden, start, end, scale):
-    """Softmax of the scores of queries start..end against keys 0..end; `hidden` is -inf where not seen."""
-    scores = torch.bmm(query[:, start:end] * scale, key[:, :end].transpose(1, 2))  # (n, block, end)
+def _probabilities(query, key, hidden, block, scale):
+    """Softmax of the scores of a block of queries against its keys; `hidden` is -inf where not seen."""
+    first, start, end = block
+    scores = torch.bmm(query[:, start:end] * scale, key[:, first:end].transpose(1, 2))  # (n, block, keys)
     scores.add_(hidden)
     return torch.softmax(scores, -1)
 
 
-def _hidden(mask, rows: slice, heads: int, start: int, end: int, dtype) -> Tensor:
-    """What to add to the scores of a block: 0 where seen, -inf where not; (1 or n, block, end)."""
+def _hidden(mask, rows: slice, heads: int, block: tuple[int, int, int], dtype) -> Tensor:
+    """What to add to the scores of a block: 0 where seen, -inf where not; (1 or n, block, keys)."""
+    first, start, end = block
     if mask is None:
         seen = torch.ones(end - start, end, dtype=torch.bool).tril(start)[None]
     else:
-        seen = mask[:, 0, start:end, :end].repeat_interleave(heads, 0)[rows]
+        seen = mask[:, 0, start:end, first:end].repeat_interleave(heads, 0)[rows]
     return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf"))
 
 
@@ -64,14 +74,16 @@ class _BlockedAttention(torch.autograd.Function):
         B, H, T, D = query.shape
         flat = [part.reshape(B * H, T, D) for part in (query, key, value)]  # (N, T, D)
         out = torch.empty_like(flat[0])
-        for first in range(0, B * H, HEADS):
-            rows = slice(first, first + HEADS)
+        blocks = _blocks(T, mask)
+        for head in range(0, B * H, HEADS):
+            rows = slice(head, head + HEADS)
             q, k, v = (part[rows] for part in flat)
-            for start, end in _blocks(T):
-                p = _probabilities(q, k, _hidden(mask, rows, H, start, end, q.dtype), start, end, scale)
-                torch.bmm(p, v[:, :end], out=out[rows, start:end])
+            for block in blocks:
+                first, start, end = block
+                p = _probabilities(q, k, _hidden(mask, rows, H, block, q.dtype), block, scale)
+                torch.bmm(p, v[:, first:end], out=out[rows, start:end])
         ctx.save_for_backward(*flat, mask)
-        ctx.heads, ctx.scale = H, scale
+        ctx.heads, ctx.scale, ctx.blocks = H, scale, blocks
         return out.view(B, H, T, D)
 
     @staticmethod
@@ -82,16 +94,17 @@ class _BlockedAttention(torch.autograd.Function):
         grad = grad.reshape(N, T, D)
         grad_query = torch.empty_like(flat[0])
         grad_key, grad_value = torch.zeros_like(flat[0]), torch.zeros_like(flat[0])
-        for first in range(0, N, HEADS):
-            rows = slice(first, first + HEADS)
+        for head in range(0, N, HEADS):
+            rows = slice(head, head + HEADS)
             q, k, v = (part[rows] for part in flat)
-            for start, end in _blocks(T):
-                p = _probabilities(q, k, _hidden(mask, rows, H, start, end, q.dtype), start, end, scale)
+            for block in ctx.blocks:
+                first, start, end = block
+                p = _probabilities(q, k, _hidden(mask, rows, H, block, q.dtype), block, scale)
                 g = grad[rows, start:end]
-                grad_value[rows, :end].add_(torch.bmm(p.transpose(1, 2), g))
-                grad_p = torch.bmm(g, v[:, :end].transpose(1, 2))
+                grad_value[rows, first:end].add_(torch.bmm(p.transpose(1, 2), g))
+                grad_p = torch.bmm(g, v[:, first:end].transpose(1, 2))
                 grad_s = torch._softmax_backward_data(grad_p, p, -1, p.dtype).mul_(scale)
-                torch.bmm(grad_s, k[:, :end], out=grad_query[rows, start:end])
-                grad_key[rows, :end].add_(torch.bmm(grad_s.transpose(1, 2), q[:, start:end]))
+                torch.bmm(grad_s, k[:, first:end], out=grad_query[rows, start:end])
+                grad_key[rows, first:end].add_(torch.bmm(grad_s.transpose(1, 2), q[:, start:end]))
         shape = (N // H, H, T, D)
         return grad_query.view(shape), grad_key.view(shape), grad_value.view(shape), None, None
