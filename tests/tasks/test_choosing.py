@@ -56,7 +56,6 @@ def test_pairs(tune, tmp_path):
         for b in WORDS[:2]
     ] * 5
     run = tune("match", rows, train__epochs=25)
-    assert run.report.tuned.value("accuracy") > run.report.systems[0].value("accuracy")
     assert run.report.tuned.value("accuracy") == 1.0
     assert [system.name for system in run.report.systems] == [
         *("Before tuning", "Tuned", "Majority class", "TF-IDF of the pair + logistic regression")
