@@ -22,11 +22,12 @@ STYLE = """
 .for { background: color-mix(in srgb, var(--accent) calc(var(--w) * 1%), transparent); }
 .against { background: color-mix(in srgb, var(--warm) calc(var(--w) * 1%), transparent); }
 table.lens td { padding: 4px 8px; white-space: pre; font-size: 13px; border-left: 1px solid var(--line); }
-table.lens td small { white-space: nowrap; }
+table.lens thead th, table.parts thead th { padding: 4px 8px; }
+table.lens th:first-child, table.parts th:first-child { padding-left: 0; }
 table.parts td { padding: 4px 8px; text-align: right; font-variant-numeric: tabular-nums; font-size: 13px; }
-table.parts td.gap, table.parts th.gap { padding: 0 6px; border: 0; background: none; }
 table.maps td, table.maps th { padding: 3px; border: 0; vertical-align: middle; }
 table.maps thead th { text-align: center; }
+table.maps { margin-bottom: 18px; }
 .map { display: block; width: 64px; height: 64px; image-rendering: pixelated; background: var(--panel); }
 .large { display: grid; grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); gap: 18px 22px; }
 .large .map { width: 100%; height: auto; aspect-ratio: 1; }
@@ -114,17 +115,16 @@ def _lens(found: Explanation) -> str:
 
 
 def _parts(found: Explanation) -> str:
-    values = [value for layer in found.heads for value in layer]
-    values += [layer[name] for layer in found.layers for name in ("attention", "mlp")]
-    top = max(map(abs, values), default=0.0) or 1.0
+    by_head = max((abs(value) for layer in found.heads for value in layer), default=0.0) or 1.0
+    by_layer = max((abs(value) for layer in found.layers for value in layer.values()), default=0.0) or 1.0
     rows = []
     for i, (heads, layer) in enumerate(zip(found.heads, found.layers, strict=True), 1):
-        cells = [f'<th scope="row">block {i}</th>', *(_signed(value, top) for value in heads)]
-        rows.append([*cells, _signed(layer["attention"], top), _signed(layer["mlp"], top)])
+        cells = [f'<th scope="row">block {i}</th>', *(_signed(value, by_head) for value in heads)]
+        rows.append([*cells, _signed(layer["attention"], by_layer), _signed(layer["mlp"], by_layer)])
     head = ["", *(f"#{i}" for i in range(1, len(found.heads[0]) + 1)), "#attention", "#MLP"]
     hint = (
         "What the explained outcome's log-probability loses when a part gives zero: each head, the whole attention of "
-        "a block, its MLP. Blue speaks for the outcome, red against it; nats."
+        "a block, its MLP. Blue speaks for the outcome, red against it; nats. Heads have a colour scale of their own."
     )
     return section("Heads and layers", hint, table(head, rows_of(rows), style="parts pinned"))
 
