@@ -70,7 +70,8 @@ class MLP(nn.Module):
         x = self.c_fc(x)  # (B, T, inner)
         if self.training and x.device.type == "cpu":
             # The backward pass computes GELU again: a quarter fewer activations for a hundredth of the time.
-            return self.dropout(checkpoint(self.project, x, use_reentrant=False, preserve_rng_state=False))
+            draws = type(self.c_proj) is not nn.Linear  # an adapter's layer may have dropout of its own
+            return self.dropout(checkpoint(self.project, x, use_reentrant=False, preserve_rng_state=draws))
         return self.dropout(self.project(x))
 
     def project(self, x: Tensor) -> Tensor:

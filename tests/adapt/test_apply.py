@@ -90,6 +90,21 @@ def test_dropout_is_off_in_use_and_on_in_training(adapted, ids):
     assert not torch.equal(model(ids), model(ids))
 
 
+def test_gradients_are_those_of_the_dropout_that_was_drawn(adapted):
+    """The MLP computes a part again in the backward pass; it must draw the same."""
+    mlp = adapted("lora", dropout=0.5).model.train().transformer.h[0].mlp
+    mlp.dropout.p = 0.0
+    x = torch.randn(1, 9, 16, generator=torch.Generator().manual_seed(1))
+
+    def gradient(forward):
+        torch.manual_seed(7)
+        out = forward(x)
+        torch.rand(3)  # the generator goes on before the backward pass
+        return torch.autograd.grad(out.square().sum(), mlp.c_proj.lora_A)[0]
+
+    torch.testing.assert_close(gradient(mlp), gradient(lambda x: mlp.project(mlp.c_fc(x))))
+
+
 # --- freezing policies choose among what the adapter tunes
 
 
