@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from gptwo.cli.common import console, parse_columns, print_json
+from gptwo.cli.common import parse_columns, print_json
+from gptwo.cli.doctor_models import model, run, show_findings
 from gptwo.cli.options import (
     ColumnsOption,
     DelimiterOption,
@@ -18,6 +19,8 @@ from gptwo.cli.options import (
     ListSeparatorOption,
     SectionOption,
 )
+
+__all__ = ["data", "model", "run"]
 
 TEXT_DOCUMENTS = 100_000
 
@@ -85,7 +88,8 @@ def data(
         print_json({"task": task, "records": counts, "ok": not has_errors(findings), "findings": rows})
     else:
         folders = {str(Path(path).parent) + os.sep for path in files.values()}
-        _print(findings, task, {split: len(found) for split, found in records.items()}, folders)
+        told = ", ".join(f"{split} {len(found):,}" for split, found in records.items())
+        show_findings(findings, f"{task}: {told} records", folders)
     if has_errors(findings):
         raise typer.Exit(3)
 
@@ -122,28 +126,3 @@ def _read(path: str, task: str, lists: tuple[str, ...], rejects, options: dict) 
         return [Record({"text": text}, path, number) for number, text in enumerate(islice(found, TEXT_DOCUMENTS), 1)]
     required = REQUIRED.get(task, ("text",))
     return list(read_records(path, required=required, lists=lists, rejects=rejects, **options))
-
-
-def _print(findings: list, task: str, counts: dict[str, int], folders: set[str]) -> None:
-    from rich.table import Column, Table
-    from rich.text import Text
-
-    from gptwo.errors import amount
-
-    colours = {"error": "red", "warning": "yellow", "info": "cyan"}
-    told = ", ".join(f"{split} {count:,}" for split, count in counts.items())
-    table = Table("", Column("what", ratio=4), Column("where", ratio=2, overflow="fold"), Column("fix", ratio=3))
-    table.title, table.title_justify, table.show_lines = Text(f"{task}: {told} records"), "left", True
-    for finding in findings:
-        rows = "\n".join(finding.rows[:3])
-        for folder in folders:  # the names alone; --json has the paths
-            rows = rows.replace(folder, "")
-        if finding.count > 3 and finding.rows:
-            rows += f"\n… {finding.count:,} in all"
-        severity = Text(finding.severity, style=colours[finding.severity])
-        table.add_row(severity, Text(finding.what), Text(rows), Text(finding.fix))
-    console().print(table)
-    totals = [
-        amount(sum(finding.severity == severity for finding in findings), severity) for severity in ("error", "warning")
-    ]
-    console().print(f"{', '.join(totals)}. --json lists the first ten rows of each.")

@@ -58,8 +58,12 @@ VERBS: dict[str, Verb] = {
         },
     ),
     "doctor": Verb(
-        "Look for what is wrong before it costs a training run.",
-        {"data": "Check a data set: labels, duplicates, leakage, truncation, encoding."},
+        "Look for what is wrong with data, a model or a run.",
+        {
+            "data": "Check a data set: labels, duplicates, leakage, truncation, encoding.",
+            "model": "Check a model: does it load, does its tokenizer fit, are its weights numbers.",
+            "run": "Check a run: its loss beside guessing, overfitting, divergence, collapse.",
+        },
     ),
 }
 
