@@ -40,6 +40,9 @@ def evaluate(
         Text, typer.Option(help=r"Shots: a record, ending with its label: '{text}\nLabel: {label}'.")
     ] = None,
     words: Annotated[Text, typer.Option(help="Shots: what is written for a label: pos=good,neg=bad.")] = None,
+    tune: Annotated[
+        File, typer.Option(help="Shots: tune with this recipe on so many records of each label, into --out.")
+    ] = None,
     draws: Annotated[int, typer.Option(min=1, help="Shots: how often examples are drawn.")] = 5,
     held_out: Annotated[Texts, typer.Option(help="Bias: text that was not trained on, beside --train.")] = None,
     canary: Annotated[Texts, typer.Option(help="Bias: a text with a number that stood in the training text.")] = None,
@@ -67,6 +70,8 @@ def evaluate(
 
     begin(model, threads, example="gptwo evaluate --model runs/mine test.jsonl")
     gate = parse_gate(fail_under)
+    if tune is not None and shots is None:
+        raise UsageError("On how many records of each label?", where="--tune", fix="--shots 16")
     if suite is not None and shots is not None:
         raise UsageError("A suite has its own prompts.", where="--shots", fix="give --suite or --shots, not both")
     if suite is not None:
@@ -91,6 +96,23 @@ def evaluate(
         )
     elif not data:
         raise UsageError("Which data?", fix="gptwo evaluate --model runs/mine test.jsonl, or --suite NAME")
+    elif shots is not None and tune is not None:
+        from gptwo.cli.suites import tune_shots
+
+        report = tune_shots(
+            model,
+            data,
+            train or [],
+            tune,
+            shots=shots,
+            draws=draws,
+            seed=seed,
+            columns=parse_columns(columns),
+            format=format,
+            encoding=encoding,
+            out=out,
+        )
+        out = None  # the report lies there already
     elif shots is not None:
         from gptwo.cli.suites import measure_shots
 

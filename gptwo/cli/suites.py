@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -95,6 +96,43 @@ def measure_shots(
     if rejects.total:
         report.notes.append(rejects.summary())
     return report
+
+
+def tune_shots(
+    model: str,
+    data: Sequence[str],
+    train: Sequence[str],
+    recipe: Path,
+    *,
+    shots: int,
+    draws: int,
+    seed: int,
+    columns: dict[str, str] | None,
+    format: str | None,
+    encoding: str,
+    out: Path | None,
+) -> Any:
+    """The report of tuning on few records of each label, once for each draw.
+
+    Raises:
+        UsageError: no training records, or a folder in use.
+    """
+    from gptwo.errors import UsageError
+    from gptwo.train.fewshot import tune_few_shots
+
+    if not train:
+        raise UsageError("Where shall the records come from?", where="--train", fix="--train train.csv")
+    given = {"data.columns": columns, "data.format": format, "data.encoding": encoding}
+    return tune_few_shots(
+        model,
+        train=train,
+        test=data,
+        shots=shots,
+        seeds=range(seed, seed + draws),
+        out=out or "runs/few-shot",
+        recipe=recipe,
+        settings={key: value for key, value in given.items() if value is not None},
+    )
 
 
 def _toxicity(classifier: str, label: str, device: str) -> Any:
