@@ -253,7 +253,8 @@ def test_names_are_cut_by_their_width():
 def test_metric_names_and_values():
     assert metric_name("bits_per_byte/zh").title == "Bits per byte, zh"
     assert not metric_name("valid_loss").higher_is_better
-    assert metric_name("bleu").title == "Bleu"
+    assert metric_name("bleu").title == "BLEU"
+    assert metric_name("something_else").title == "Something else"
     assert [format_value("accuracy", 0.8415), format_value("perplexity", 15980.2)] == ["84.2", "15,980"]
     assert format_value("accuracy", None) == format_value("loss", float("inf")) == "–"
     assert best_of("accuracy", [0.5, 0.84149, 0.8415, None, float("nan")]) == {2}
