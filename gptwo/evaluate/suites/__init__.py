@@ -1,6 +1,6 @@
 """Zero-shot suites: one function each, from a model and local data to a `Report` that states its protocol.
 
-Nothing is downloaded: the data are files that the user names. `docs/guide/16-evaluating.md` lists their fields.
+Nothing is downloaded: the data are files that the user names. `docs/guide/15-evaluating.md` lists their fields.
 """
 
 from __future__ import annotations
