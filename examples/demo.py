@@ -40,11 +40,11 @@ def main() -> None:
         test=str(DATA / "intents.test.jsonl"),
         out=OUT,
         settings={
-            "train.epochs": 12,
+            "train.epochs": 10,
             "train.batch_size": 16,
             "train.patience": 3,
             "train.log_every": 20,
-            "optimizer.learning_rate": 1e-3,
+            "optimizer.learning_rate": 3e-4,
             "data.valid_share": 0.15,
         },
         overwrite=True,
