@@ -25,7 +25,7 @@ _fuse = False
 
 
 def fuse_loss(wanted: bool) -> None:
-    """Whether the loss on a GPU runs as kernels that torch.compile writes: a fifth off a small model's step."""
+    """Whether the loss on a GPU runs as kernels that torch.compile writes, which read the logits fewer times."""
     global _fuse
     _fuse = wanted
 
