@@ -137,8 +137,8 @@ def tune_shots(
 
 def _toxicity(classifier: str, label: str, device: str) -> Any:
     """Texts to probabilities of the toxic label, by a tuned classifier."""
+    from gptwo.adapt.store import load
     from gptwo.errors import UsageError, did_you_mean
-    from gptwo.model.pretrained import load
     from gptwo.train.apply import predict, records_of_texts
 
     labels = load(classifier).labels

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gptwo.adapt.store import load
 from gptwo.data.sources import Record
 from gptwo.errors import DataError, UsageError, did_you_mean
 from gptwo.explain.attribution import contributions, integrated_gradients, leave_one_out
@@ -24,7 +25,6 @@ from gptwo.explain.neighbours import nearest
 from gptwo.explain.trace import Objective, trace
 from gptwo.generate.codec import Codec
 from gptwo.generate.torch_backend import evaluating
-from gptwo.model import pretrained as models
 from gptwo.model.loss import IGNORE
 from gptwo.model.pretrained import Pretrained
 from gptwo.runtime import pick_device
@@ -118,7 +118,7 @@ def explain(
         DataError: a training record without a text.
     """
     name = str(model) if not isinstance(model, Pretrained) else str(model.folder or "model")
-    loaded = model if isinstance(model, Pretrained) else models.load(model, device=pick_device(device).value)
+    loaded = model if isinstance(model, Pretrained) else load(model, device=pick_device(device).value)
     network, tokenizer = loaded.model, Codec(loaded.tokenizer, loaded.config.vocab_size).need("An explanation")
     places = read(loaded, tokenizer, text)
     ids, place, notes = _chosen(loaded, places, at)
