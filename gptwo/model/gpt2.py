@@ -47,8 +47,8 @@ class Attention(nn.Module):
         if cache is not None:
             key, value = cache.append(self.layer, key, value)  # (B, H, S, D)
         dropout = self.dropout if self.training else 0.0
-        if blocked_attention_pays(query, key, dropout):
-            mixed = blocked_attention(query, key, value, mask, self.scale)
+        if blocked_attention_pays(query, key):
+            mixed = blocked_attention(query, key, value, mask, self.scale, dropout)
         else:
             mixed = F.scaled_dot_product_attention(
                 query, key, value, mask, dropout, is_causal=mask is None and T > 1, scale=self.scale

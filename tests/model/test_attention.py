@@ -90,7 +90,44 @@ def test_inputs_need_not_be_contiguous():
 
 def test_it_is_chosen_for_whole_rows_in_bf16_without_dropout_only():
     long, short = torch.zeros(1, 1, 64, 4, dtype=torch.bfloat16), torch.zeros(1, 1, 1, 4, dtype=torch.bfloat16)
-    assert blocked_attention_pays(long, long, 0.0)
-    assert not blocked_attention_pays(long, long, 0.1)
-    assert not blocked_attention_pays(short, long, 0.0)
-    assert not blocked_attention_pays(long.float(), long.float(), 0.0)
+    assert blocked_attention_pays(long, long)
+    assert not blocked_attention_pays(short, long)
+    assert not blocked_attention_pays(long.float(), long.float())
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_dropout_equals_attention_with_the_same_entries_dropped(packed):
+    """Values that are unit vectors show which probabilities were dropped; the gradients must be those of just these."""
+    B, H, T, rate = 2, 3, 21, 0.4
+    documents = torch.arange(T).expand(B, T) // 8
+    mask = attention_mask(T, documents if packed else None, 0, torch.device("cpu"))
+    query, key, _ = inputs(B, H, T, T)
+    value = torch.eye(T).expand(B, H, T, T).clone().requires_grad_()
+    grad = torch.randn(B, H, T, T, generator=torch.Generator().manual_seed(9))
+    torch.manual_seed(4)
+    found = blocked_attention(query, key, value, mask, 0.5, rate)
+    ours = torch.autograd.grad(found, (query, key, value), grad)
+
+    seen = torch.ones(T, T, dtype=torch.bool).tril() if mask is None else mask
+    exact = ((query @ key.transpose(2, 3)) * 0.5).masked_fill(~seen, float("-inf")).softmax(-1)
+    kept = found.detach() != 0
+    wanted = (exact * kept / (1 - rate)) @ value
+    theirs = torch.autograd.grad(wanted, (query, key, value), grad)
+    for a, b in zip([found, *ours], [wanted, *theirs], strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    share = kept[seen.expand_as(kept)].float().mean()
+    assert 0.5 < share < 0.7
+
+
+def test_dropout_follows_the_seed_and_drops_the_stated_share():
+    query, key, _ = inputs(1, 4, 64, 64)
+    value = torch.eye(64).expand(1, 4, 64, 64)
+
+    def run(seed):
+        torch.manual_seed(seed)
+        return blocked_attention(query, key, value, None, 0.5, 0.1)
+
+    assert torch.equal(run(1), run(1))
+    assert not torch.equal(run(1), run(2))
+    kept = (run(1) != 0).sum() / (4 * 64 * 65 / 2)
+    assert abs(float(kept) - 0.9) < 4 * (0.09 / (4 * 64 * 65 / 2)) ** 0.5  # four standard deviations
