@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
+
+from common import QUIET, Figures, in_turn, medians, padded, print_table, ratio, read_labelled
 
 SYSTEMS = ("trainer", "gptwo")
 
@@ -36,30 +36,23 @@ def main() -> None:
         work = by_trainer if system == "trainer" else by_gptwo
         print(json.dumps(work(options, int(seed))))
         return
-    found: dict[str, list[dict]] = {system: [] for system in SYSTEMS}
-    for seed in range(options.seeds):
-        for system in SYSTEMS:
-            done = subprocess.run(
-                [sys.executable, *sys.argv, "--worker", system, str(seed)], capture_output=True, text=True, check=False
+    found = in_turn(SYSTEMS, options.seeds, lambda system, seed: (system, str(seed)))
+    seconds = medians(found, "seconds")
+    print_table(
+        ("system", "accuracy, mean over seeds", "seconds of training, median", "gptwo is faster by"),
+        [
+            (
+                system,
+                f"{statistics.mean(figures['accuracy'] for figures in runs):.1%}",
+                f"{seconds[system]:.1f}",
+                f"{ratio(seconds, system, 'gptwo'):.2f} ×",
             )
-            if done.returncode:
-                sys.exit(f"{system} failed:\n{done.stderr[-3000:]}")
-            found[system].append(json.loads(done.stdout.splitlines()[-1]))
-            print(system, seed, found[system][-1], file=sys.stderr)
-    print("system | accuracy, mean over seeds | seconds of training, median | gptwo is faster by")
-    print("---|---|---|---")
-    seconds = {system: statistics.median(run["seconds"] for run in runs) for system, runs in found.items()}
-    for system, runs in found.items():
-        accuracy = statistics.mean(run["accuracy"] for run in runs)
-        print(f"{system} | {accuracy:.1%} | {seconds[system]:.1f} | {seconds[system] / seconds['gptwo']:.2f} ×")
+            for system, runs in found.items()
+        ],
+    )
 
 
-def read(path: Path) -> list[tuple[int, str]]:
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [(int(line[0]), line[2:].strip()) for line in lines if line.strip()]
-
-
-def by_trainer(options: argparse.Namespace, seed: int) -> dict:
+def by_trainer(options: argparse.Namespace, seed: int) -> Figures:
     import torch
     from transformers import AutoTokenizer, GPT2ForSequenceClassification, Trainer, TrainingArguments
 
@@ -71,16 +64,11 @@ def by_trainer(options: argparse.Namespace, seed: int) -> dict:
     pad = tokenizer.eos_token_id
     model = GPT2ForSequenceClassification.from_pretrained(folder, num_labels=2, pad_token_id=pad).float()
 
-    def padded(batch: list[tuple[int, str]]) -> dict:
+    def collate(batch: list[tuple[int, str]]) -> dict:
         found = tokenizer([text for _, text in batch])["input_ids"]
-        width = max(map(len, found))
-        return {
-            "input_ids": torch.tensor([ids + [pad] * (width - len(ids)) for ids in found]),
-            "attention_mask": torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in found]),
-            "labels": torch.tensor([label for label, _ in batch]),
-        }
+        return padded([(ids, label) for ids, (label, _) in zip(found, batch, strict=True)], pad)
 
-    test = read(options.test)
+    test = read_labelled(options.test)
     with tempfile.TemporaryDirectory() as out:
         arguments = TrainingArguments(
             out,
@@ -88,13 +76,10 @@ def by_trainer(options: argparse.Namespace, seed: int) -> dict:
             per_device_train_batch_size=options.batch_size,
             learning_rate=options.learning_rate,
             seed=seed,
-            report_to=[],
-            save_strategy="no",
-            disable_tqdm=True,
-            use_cpu=True,
             remove_unused_columns=False,
+            **QUIET,
         )
-        trainer = Trainer(model, arguments, train_dataset=read(options.train), data_collator=padded)
+        trainer = Trainer(model, arguments, train_dataset=read_labelled(options.train), data_collator=collate)
         started = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - started
@@ -102,7 +87,7 @@ def by_trainer(options: argparse.Namespace, seed: int) -> dict:
     return {"seconds": seconds, "accuracy": sum(int(a == b) for a, (b, _) in zip(said, test, strict=True)) / len(test)}
 
 
-def by_gptwo(options: argparse.Namespace, seed: int) -> dict:
+def by_gptwo(options: argparse.Namespace, seed: int) -> Figures:
     import gptwo
     from gptwo.train.track import read_events
 
