@@ -13,6 +13,7 @@ from gptwo.evaluate.curves import curve_panels
 from gptwo.evaluate.html_checks import scaling_text, size_part, slices_part, warnings_part
 from gptwo.evaluate.html_parts import cell, cut, figure, page, rows_of, safe, section, table
 from gptwo.evaluate.metric_names import best_of, format_value, metric_name, unit_title
+from gptwo.evaluate.ranks import ranks_part
 from gptwo.evaluate.verdict import upper_first, verdicts
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def render(report: Report) -> str:
         warnings_part(report),
         _systems(report),
         _curves(report),
+        ranks_part(report.events),
         size_part(report),
         _samples(report),
         _confusion(report),

@@ -98,6 +98,15 @@ svg .axis-line { stroke: var(--muted); stroke-width: 1; }
 svg .grid { stroke: var(--line); stroke-width: 1; }
 svg .label { fill: var(--ink); }
 
+.ranks { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 20px 48px; }
+.ranks .key { grid-column: 1 / -1; display: flex; align-items: center; gap: 8px; margin: 0; font-size: 13px; }
+.ranks .key span { color: var(--muted); }
+.ranks .key i { width: 120px; height: 10px; background: linear-gradient(to right, var(--panel), var(--accent)); }
+.ranks .map { display: grid; grid-template-columns: auto 1fr auto; column-gap: 8px; }
+.ranks .map svg { width: 100%; max-width: none; overflow: visible; }
+.ranks .side { min-width: 15px; text-align: right; font-variant-numeric: tabular-nums; }
+.ranks .side span { display: block; font-size: 11.5px; color: var(--muted); }
+
 table.examples { width: 100%; }
 .examples td { overflow-wrap: anywhere; }
 .examples .text { width: 52%; white-space: pre-wrap; }

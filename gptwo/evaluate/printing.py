@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptwo.evaluate.html_checks import scaling_text
 from gptwo.evaluate.metric_names import best_of, format_value, lower_first, unit_title
+from gptwo.evaluate.ranks import ranks_text
 from gptwo.evaluate.verdict import verdicts
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ def print_report(report: Report, console: Any = None, *, examples: int = 5) -> N
 
 
 def checks(report: Report) -> list[str]:
-    """Calibration and abstention in a sentence, the weak parts of the test set, the curve over data size."""
-    found = [scaling_text(report)] if scaling_text(report) else []
+    """Calibration and abstention in a sentence, AdaLoRA's ranks, weak parts of the test set, the curve over size."""
+    found = [text for text in (scaling_text(report), ranks_text(report.events)) if text]
     whole = report.tuned.value(report.slices.metric) if report.slices and report.tuned else None
     if report.slices is not None and report.tuned is not None and whole is not None:
         metric, name = report.slices.metric, report.tuned.name

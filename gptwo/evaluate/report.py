@@ -33,6 +33,7 @@ from gptwo.errors import DataError, MissingError
 from gptwo.evaluate.calibration import Abstention, Scaling
 from gptwo.evaluate.metric_names import best_of
 from gptwo.evaluate.metrics import Calibration, ClassTable, ConfusionMatrix
+from gptwo.evaluate.ranks import COLUMNS
 from gptwo.evaluate.slices import Slices
 from gptwo.evaluate.statistics import Comparison, Interval
 
@@ -228,10 +229,10 @@ def read_report(folder: str | Path) -> Report:
 
 
 def load_events(path: str | Path, *, limit: int = 2000) -> list[dict]:
-    """The step and eval events of an events.jsonl, in order of steps.
+    """The step, eval and ranks events of an events.jsonl, in order of steps.
 
     A line cut off by a kill is skipped. After a resume, events the resumed run repeats replace the old ones. At most
-    about `limit` step events are kept, spread evenly, the last among them.
+    about `limit` step events are kept, and 120 of ranks, spread evenly, the first and the last among them.
     """
     latest: dict[tuple[str, int], dict] = {}
     with open(path, encoding="utf-8", errors="replace") as file:
@@ -240,13 +241,16 @@ def load_events(path: str | Path, *, limit: int = 2000) -> list[dict]:
                 event = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(event, dict) and event.get("kind") in ("step", "eval") and "step" in event:
+            if isinstance(event, dict) and event.get("kind") in ("step", "eval", "ranks") and "step" in event:
                 latest[event["kind"], int(event["step"])] = event
     events = sorted(latest.values(), key=lambda event: event["step"])
-    steps = [event for event in events if event["kind"] == "step"]
-    stride = math.ceil(len(steps) / limit) if steps else 1
-    kept = {id(event) for event in steps[::-1][::stride]}
-    return [event for event in events if event["kind"] == "eval" or id(event) in kept]
+    kept = {id(event) for event in events if event["kind"] == "eval"}
+    for kind, most in (("step", limit), ("ranks", COLUMNS)):
+        some = [event for event in events if event["kind"] == kind]
+        stride = max(1, math.ceil(len(some) / most))
+        first = some[:1] if kind == "ranks" else []
+        kept |= {id(event) for event in [*first, *some[::-1][::stride]]}
+    return [event for event in events if id(event) in kept]
 
 
 def plain(value: Any) -> Any:

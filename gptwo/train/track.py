@@ -9,7 +9,7 @@ An event is a dict of plain values, one line of the run folder's events.jsonl:
                 step > 0 says that the run was resumed there
     step        loss, learning_rate, tokens, tokens_per_second, share_of_ceiling (0..1), grad_norm, peak_memory_bytes
     eval        metrics (name -> number, may be nested), better (the best so far), metric (the name that decides)
-    ranks       budget, ranks (layer -> rank): what AdaLoRA keeps, whenever it has chosen anew
+    ranks       budget, ranks (layer -> rank): what AdaLoRA begins with, and what it keeps whenever it has chosen anew
     sample      texts (list of generated texts)
     checkpoint  path
     notice      message

@@ -209,6 +209,8 @@ class _Loop:
             tuned=sum(tensor.numel() for tensor in self.model.parameters() if tensor.requires_grad),
             resumed=self.progress.step > 0,
         )
+        if self.allocator and self.progress.step == 0:
+            self.trackers.emit("ranks", budget=self.allocator.start, ranks=self.allocator.ranks())
         if resume and not checkpoints:
             self.trackers.emit("notice", message="there is no checkpoint to go on from yet: the run begins anew")
 

@@ -141,8 +141,12 @@ def test_ranks_over_time_are_in_the_log_and_end_at_the_budget(tune, labelled):
     run = tune("adalora", train__epochs=4, adapter__rank=2, adapter__initial_rank=4, adapter__rank_every=3)
     found = [event for event in read_events(labelled / "run") if event["kind"] == "ranks"]
     assert len(found) > 2
-    assert found[0]["budget"] > found[-1]["budget"] == 16
+    assert found[0]["step"] == 0
+    assert set(found[0]["ranks"].values()) == {4}
+    assert found[0]["budget"] == 32 > found[-1]["budget"] == 16
     assert sum(found[-1]["ranks"].values()) == 16
+    assert [event for event in run.report.events if event["kind"] == "ranks"] == found
+    assert "Ranks that AdaLoRA chose" in (labelled / "run" / "report.html").read_text(encoding="utf-8")
     assert run.outcome.reason == "finished"
 
 
