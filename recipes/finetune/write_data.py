@@ -1,16 +1,19 @@
 """Records for the recipes of tasks that write, out of data sets as they are published.
 
     python recipes/finetune/write_data.py multi30k DATA/multi30k OUT [en de]
+    python recipes/finetune/write_data.py news DATA/news_commentary_en_zh_sample/FILE.txt OUT [en zh]
     python recipes/finetune/write_data.py squad DATA/xquad/xquad.en.json OUT
     python recipes/finetune/write_data.py dailydialog DATA/dailydialog OUT
     python recipes/finetune/write_data.py crosswoz DATA/crosswoz OUT
     python recipes/finetune/write_data.py e2e DATA/e2e_nlg OUT
     python recipes/finetune/write_data.py mbpp DATA/mbpp/mbpp.jsonl OUT
+    python recipes/finetune/write_data.py conala DATA/conala OUT
 
 OUT gets train.jsonl, valid.jsonl where there is one, and test.jsonl. SQuAD-like files have one part: their contexts are
 parted four to one, so that no context of test is learned from. CrossWOZ and E2E have no training part here: their
-validation part is learned from, and of E2E the orders that test has too are left out. SciTLDR needs none of this; see
-summarize.toml.
+validation part is learned from, and of E2E the orders that test has too are left out. Of the news, lines of English and
+Chinese parted by a tab, the last hundred are for the test and the fifty before them for validation. SciTLDR needs none
+of this; see summarize.toml.
 """
 
 from __future__ import annotations
@@ -38,6 +41,15 @@ def multi30k(folder: Path, source: str = "en", target: str = "de") -> Parts:
             yield {"source": one.strip(), "target": other.strip()}
 
     return {"train": pairs("train"), "valid": pairs("val"), "test": pairs("test_2016_flickr")}
+
+
+def news(file: Path, source: str = "en", target: str = "zh") -> Parts:
+    """Sentences of articles in their order, English and Chinese."""
+    rows = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()]
+    columns = ("en", "zh")
+    pairs = [{column: text.strip() for column, text in zip(columns, row, strict=True)} for row in rows]
+    records = [{"source": pair[source], "target": pair[target]} for pair in pairs if all(pair.values())]
+    return {"train": records[:-150], "valid": records[-150:-100], "test": records[-100:]}
 
 
 def squad(file: Path) -> Parts:
@@ -111,14 +123,26 @@ def mbpp(file: Path) -> Parts:
     return dict(parts)
 
 
+def conala(folder: Path) -> Parts:
+    """A line of Python for what is asked in a sentence; there are no tests to run."""
+
+    def read(part: str) -> Iterator[dict]:
+        for row in json.loads((folder / f"conala-{part}.json").read_text(encoding="utf-8")):
+            yield {"prompt": row["rewritten_intent"] or row["intent"], "code": row["snippet"].strip()}
+
+    return {"train": read("train"), "test": read("test")}
+
+
 def main(kind: str, source: str, out: Path, *more: str) -> None:
     readers: dict[str, Callable[..., Parts]] = {
         "multi30k": multi30k,
+        "news": news,
         "squad": squad,
         "dailydialog": dailydialog,
         "crosswoz": crosswoz,
         "e2e": e2e,
         "mbpp": mbpp,
+        "conala": conala,
     }
     out.mkdir(parents=True, exist_ok=True)
     for part, records in readers[kind](Path(source), *more).items():
