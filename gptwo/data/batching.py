@@ -66,6 +66,13 @@ class Batch:
         }
         return replace(self, **moved)
 
+    def learned(self) -> tuple[Tensor | None, Tensor]:
+        """Where tokens with loss lie in the flattened B * T, and their labels; None and all labels where all have."""
+        assert self.labels is not None
+        labels = self.labels.flatten()
+        places = (labels != IGNORE).nonzero().squeeze(1)
+        return (None, labels) if len(places) == len(labels) else (places, labels[places])
+
     @property
     def tokens(self) -> int:
         """Tokens that are not padding."""

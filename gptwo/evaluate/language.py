@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gptwo.data.batching import Batch, Example, collate
 from gptwo.data.shards import Shards
@@ -59,6 +60,13 @@ class TextScore:
         return {"loss": self.loss, "perplexity": self.perplexity, "bits_per_byte": self.bits_per_byte}
 
 
+def language_loss(model: Model, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of the labels of a batch in nats, summed; the model has a language head."""
+    places, labels = batch.learned()
+    hidden = model.transformer(batch.ids, batch.positions, batch.documents, read=places)  # (B, T, C) or (labels, C)
+    return linear_cross_entropy(hidden, model.projection.weight, labels, label_smoothing=label_smoothing)
+
+
 @torch.inference_mode()
 def score_batches(
     model: Model, batches: Iterable[Batch], token_bytes: np.ndarray, precision: str = "fp32"
@@ -79,8 +87,7 @@ def score_batches(
             raise UsageError("A batch without labels has no loss.")
         batch = batch.to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            hidden = model.transformer(batch.ids, batch.positions, batch.documents)
-            nats += float(linear_cross_entropy(hidden, model.projection.weight, batch.labels))
+            nats += float(language_loss(model, batch))
         real = labels[labels != IGNORE].numpy()
         tokens += len(real)
         size += int(token_bytes[real].sum())

@@ -57,8 +57,9 @@ class TorchBackend:
         if min(lengths) < T:  # shorter rows are padded on the left, so that all end together
             positions = (torch.arange(T) - (T - torch.tensor(lengths))[:, None]).clamp(min=0).to(self.device)
             documents = torch.where(ids < 0, -1, 0)
+        last = (torch.arange(len(unique), device=self.device) + 1) * T - 1
         with evaluating(self.model):
-            hidden = self.model.transformer(ids, positions, documents, cache)[:, -1]  # (R, C)
+            hidden = self.model.transformer(ids, positions, documents, cache, last)  # (R, C)
         batch = TorchBatch(self, cache, lengths)
         if rows != list(range(len(unique))):
             batch.select(rows)

@@ -38,7 +38,7 @@ class Attention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
         self.resid_dropout = nn.Dropout(config.resid_pdrop)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None, read: Tensor | None = None) -> Tensor:
         B, T, C = x.shape
         query, key, value = (
             part.view(B, T, self.heads, C // self.heads).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)
@@ -54,7 +54,7 @@ class Attention(nn.Module):
                 query, key, value, mask, dropout, is_causal=mask is None and T > 1, scale=self.scale
             )  # (B, H, T, D)
         mixed = mixed.transpose(1, 2).reshape(B, T, C)
-        return self.resid_dropout(self.c_proj(mixed))
+        return self.resid_dropout(self.c_proj(_at(mixed, read)))
 
 
 class MLP(nn.Module):
@@ -88,9 +88,14 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), mask, cache)
+    def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None, read: Tensor | None = None) -> Tensor:
+        x = _at(x, read) + self.attn(self.ln_1(x), mask, cache, read)
         return x + self.mlp(self.ln_2(x))
+
+
+def _at(x: Tensor, read: Tensor | None) -> Tensor:
+    """The tokens at some places of the flattened rows, (B, T, C) -> (N, C); all of them as they are for None."""
+    return x if read is None else x.flatten(0, 1).index_select(0, read)
 
 
 class GPT2(nn.Module):
@@ -123,6 +128,7 @@ class GPT2(nn.Module):
         positions: Tensor | None = None,
         documents: Tensor | None = None,
         cache: Cache | None = None,
+        read: Tensor | None = None,
     ) -> Tensor:
         """Hidden states of a batch.
 
@@ -135,9 +141,11 @@ class GPT2(nn.Module):
                 document only. None: each row is one document. With padding on the left, or several documents
                 packed into a row, this and `positions` make the result equal to each document alone.
             cache: keys and values of earlier tokens; the new ones are added to it.
+            read: (N,) places in the flattened B * T whose hidden states are wanted; the last block computes no others
+                behind its attention. None: all.
 
         Returns:
-            (B, T, C) hidden states after the last layer norm; those of padding carry no meaning.
+            (B, T, C) hidden states after the last layer norm, those of padding without meaning; (N, C) with `read`.
 
         Raises:
             UsageError: more tokens than positions, or more than the cache can hold.
@@ -160,10 +168,11 @@ class GPT2(nn.Module):
 
         x = self.drop(self.wte(ids.clamp(min=0)) + self.wpe(positions))  # (B, T, C)
         for block in self.h:
+            wanted = read if block is self.h[-1] else None
             if self.gradient_checkpointing and self.training:
-                x = checkpoint(block, x, mask, kept, use_reentrant=False)
+                x = checkpoint(block, x, mask, kept, wanted, use_reentrant=False)
             else:
-                x = block(x, mask, kept)
+                x = block(x, mask, kept, wanted)
         if cache is not None:
             cache.advance(T)
         return self.ln_f(x)

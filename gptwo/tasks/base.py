@@ -1,4 +1,7 @@
-"""What a task is: how records become examples, scores become predictions, and predictions become figures."""
+"""What a task is: how records become examples, scores become predictions, and predictions become figures.
+
+Most tasks are a `Predictor`, which has something to say of each record; a language model only has a likelihood.
+"""
 
 from __future__ import annotations
 
@@ -32,20 +35,23 @@ class Task(ABC):
         columns: fields that a training record needs; `inputs` are those needed to predict.
         lists: fields whose value is a list.
         special_tokens: tokens that it adds to the vocabulary.
-        figures: what `evaluate` measures, the one that usually decides the best checkpoint first; set by `fit`.
         labels: names by index; empty where there are none.
         calibration: what `calibrate` fitted, or what a saved model says of it.
     """
 
     name: ClassVar[str]
-    head: ClassVar[HeadKind]
-    columns: ClassVar[tuple[str, ...]]
-    inputs: ClassVar[tuple[str, ...]]
+    head: HeadKind
+    columns: tuple[str, ...]
+    inputs: tuple[str, ...]
     lists: tuple[str, ...] = ()
     special_tokens: tuple[str, ...] = ()
-    figures: tuple[str, ...]
     labels: list[str]
     calibration: dict[str, Any] = {}  # noqa: RUF012 - replaced, never changed
+
+    @property
+    @abstractmethod
+    def figures(self) -> tuple[str, ...]:
+        """What `evaluate` measures, known after `fit`; the one that usually decides the best checkpoint first."""
 
     @abstractmethod
     def fit(self, records: Sequence[Record]) -> None:
@@ -83,6 +89,16 @@ class Task(ABC):
         Raises:
             DataError: the record does not fit the task (an unknown label); names file and row.
         """
+
+    def encode_all(
+        self, records: Sequence[Record], tokenizer: Tokenizer, max_length: int, *, target: bool = True
+    ) -> list[Example]:
+        """The examples of records one after the other; `Example.index` says whose each is."""
+        return [
+            example
+            for index, record in enumerate(records)
+            for example in self.encode(record, tokenizer, max_length, index, target=target)
+        ]
 
     @abstractmethod
     def loss(self, model: Model, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
@@ -166,14 +182,6 @@ class Task(ABC):
         """
         return {}
 
-    def rows(self, records: Sequence[Record], said: Any) -> list[dict[str, Any]]:
-        """What `gptwo predict` prints of each record, but for its place.
-
-        Args:
-            said: what the task's `predict` gave for the records.
-        """
-        raise NotImplementedError(f"{self.name} predicts nothing")
-
     @abstractmethod
     def baselines(self, train: Sequence[Record], test: Sequence[Record]) -> dict[str, Any]:
         """What cheap opponents make of the test records, by name."""
@@ -181,6 +189,31 @@ class Task(ABC):
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """What a saved model must know to predict; goes into gptwo.json."""
+
+
+class Predictor(Task):
+    """A task that says something of each record."""
+
+    @abstractmethod
+    def predict(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        records: Sequence[Record],
+        *,
+        max_length: int,
+        precision: str = "fp32",
+    ) -> Any:
+        """What the model says of records, in their order."""
+
+    @abstractmethod
+    def rows(self, records: Sequence[Record], said: Any) -> list[dict[str, Any]]:
+        """What `gptwo predict` prints of each record, but for its place; `said` is what `predict` gave for them."""
+
+    def opinion(
+        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
+    ) -> Any:
+        return self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
 
 
 def length_batches(examples: Sequence[Example], tokens: int = PREDICT_TOKENS) -> Iterator[tuple[list[int], Batch]]:

@@ -106,9 +106,9 @@ def owner_of(batch: Batch, where: Tensor) -> Tensor:
 
 def head_scores(model: Model, found: Candidates) -> Tensor:
     """(S,) scores of the candidates by a head of one label at their last tokens, float32."""
-    hidden = model.transformer(found.ids)  # (S, T, C)
-    last = hidden[torch.arange(len(hidden), device=hidden.device), found.lengths - 1]
-    return model.logits(last).float().squeeze(1)
+    S, T = found.ids.shape
+    last = torch.arange(S, device=found.ids.device) * T + found.lengths - 1
+    return model.logits(model.transformer(found.ids, read=last)).float().squeeze(1)
 
 
 def likelihoods(model: Model, found: Candidates, weight: Tensor) -> Tensor:
@@ -117,9 +117,10 @@ def likelihoods(model: Model, found: Candidates, weight: Tensor) -> Tensor:
     Args:
         weight: (V, C) vocabulary projection.
     """
-    hidden = model.transformer(found.ids)[:, :-1]  # what stands at a token predicts the next one
     counted = found.counted[:, 1:]  # (S, T - 1)
-    logits = F.linear(hidden[counted], weight.to(hidden.dtype)).float()  # (counted tokens, V)
+    before = F.pad(counted, (0, 1)).flatten().nonzero().squeeze(1)  # what stands at a token predicts the next one
+    hidden = model.transformer(found.ids, read=before)  # (counted tokens, C)
+    logits = F.linear(hidden, weight.to(hidden.dtype)).float()  # (counted tokens, V)
     each = -F.cross_entropy(logits, found.ids[:, 1:][counted], reduction="none")
     sizes = counted.sum(1)
     total = each.new_zeros(len(sizes)).index_add(0, counted.nonzero()[:, 0], each)

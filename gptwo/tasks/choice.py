@@ -25,7 +25,7 @@ from gptwo.evaluate.metrics import calibration
 from gptwo.evaluate.ranking import order_of
 from gptwo.evaluate.report import Report
 from gptwo.model.heads import Model
-from gptwo.tasks.base import Task
+from gptwo.tasks.base import Predictor
 from gptwo.tasks.candidates import Candidates, head_scores, join, likelihoods, listwise_loss, table_of, unfold
 from gptwo.tasks.match import separator, share_room
 from gptwo.tasks.rank import candidate_scores
@@ -36,7 +36,7 @@ BLANK = "___"
 TAIL = 16  # tokens behind a filled blank whose likelihood counts
 
 
-class Choice(Task):
+class Choice(Predictor):
     """One of several choices.
 
     Args:
@@ -51,7 +51,7 @@ class Choice(Task):
 
     def __init__(self, score: str = "head"):
         self.score = score
-        self.head = "language" if score == "likelihood" else "sequence"  # type: ignore[misc]
+        self.head = "language" if score == "likelihood" else "sequence"
         self.labels = [] if score == "likelihood" else ["score"]
 
     def fit(self, records: Sequence[Record]) -> None:
@@ -138,7 +138,7 @@ class Choice(Task):
         precision: str = "fp32",
     ) -> list[np.ndarray]:
         """Scores of the choices of each record; their softmax are probabilities."""
-        examples = [self.encode(record, tokenizer, max_length, i, target=False)[0] for i, record in enumerate(records)]
+        examples = self.encode_all(records, tokenizer, max_length, target=False)
         return candidate_scores(model, examples, precision, self.scores)
 
     def rows(self, records: Sequence[Record], said: list[np.ndarray]) -> list[dict[str, Any]]:
@@ -164,11 +164,6 @@ class Choice(Task):
         right = [order_of(scores, i)[0] == answer for i, (scores, answer) in enumerate(zip(said, gold, strict=True))]
         grades = [[int(p == answer) for p in range(len(row))] for row, answer in zip(said, gold, strict=True)]
         return {"accuracy": float(np.mean(right)), "loss": float(listwise_loss(*table_of(said, grades))) / len(gold)}
-
-    def opinion(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
-    ) -> list[np.ndarray]:
-        return self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
 
     def untuned(
         self,

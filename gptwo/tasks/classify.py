@@ -26,11 +26,11 @@ from gptwo.evaluate.metrics import Predictions
 from gptwo.evaluate.report import Report
 from gptwo.model.heads import Model
 from gptwo.tasks import trust
-from gptwo.tasks.base import Task, forward_batches
+from gptwo.tasks.base import Predictor, forward_batches
 from gptwo.tokenizer import Tokenizer
 
 
-class Classify(Task):
+class Classify(Predictor):
     """One label for a text, or any number of labels.
 
     Args:
@@ -62,8 +62,14 @@ class Classify(Task):
         self.positive = positive
         self.threshold = threshold
         self.weights: Tensor | None = None
-        self.figures = ("micro_f1", "macro_f1", "loss") if multi_label else ("accuracy", "macro_f1", "loss")
         self.lists = ("label",) if multi_label else ()
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """Those of the labels; with two of them also the F1 of the positive one."""
+        if self.multi_label:
+            return ("micro_f1", "macro_f1", "loss")
+        return ("accuracy", *(("f1",) if self.binary else ()), "macro_f1", "loss")
 
     # learning ---------------------------------------------------------------------------------------------------
 
@@ -78,8 +84,6 @@ class Classify(Task):
                 fix="check the column of the labels: --columns label=…",
             )
         self._check_settings()
-        if self.binary:
-            self.figures = ("accuracy", "f1", "macro_f1", "loss")
         if self.class_weights == "balanced":
             total = sum(counts.values())
             weights = [total / (len(counts) * counts[label]) if counts[label] else 1.0 for label in self.labels]
@@ -169,8 +173,8 @@ class Classify(Task):
 
     def scores(self, model: Model, batch: Batch) -> Tensor:
         """(N, labels) scores of a batch, float32."""
-        hidden = model.transformer(batch.ids, batch.positions, batch.documents)  # (B, T, C)
-        return model.logits(hidden.flatten(0, 1)[batch.last]).float()
+        hidden = model.transformer(batch.ids, batch.positions, batch.documents, read=batch.last)  # (N, C)
+        return model.logits(hidden).float()
 
     # predicting -------------------------------------------------------------------------------------------------
 
@@ -184,7 +188,7 @@ class Classify(Task):
         precision: str = "fp32",
     ) -> Predictions:
         """Labels and probabilities of records, in their order."""
-        examples = [self.encode(record, tokenizer, max_length, i, target=False)[0] for i, record in enumerate(records)]
+        examples = self.encode_all(records, tokenizer, max_length, target=False)
         table = np.zeros((len(examples), len(self.labels)))
         for places, scores in forward_batches(model, examples, precision, lambda batch: self.scores(model, batch)):
             table[places] = (scores.sigmoid() if self.multi_label else scores.softmax(1)).cpu().numpy()
@@ -254,11 +258,6 @@ class Classify(Task):
                 self._place(label, record)
             found.append(labels if self.multi_label else labels[0])
         return found
-
-    def opinion(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
-    ) -> Predictions:
-        return self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
 
     def baselines(self, train: Sequence[Record], test: Sequence[Record]) -> dict[str, Predictions]:
         texts, truth = [self.text_of(record) for record in train], self.gold(train)

@@ -83,7 +83,7 @@ class Code(Write):
         precision: str = "fp32",
     ) -> Written:
         """`tries` programs for each record; the first is the text."""
-        examples = [self.encode(record, tokenizer, max_length, i, target=False)[0] for i, record in enumerate(records)]
+        examples = self.encode_all(records, tokenizer, max_length, target=False)
         prompts = [example.ids for example in examples for _ in range(self.tries)]
         found = write(model, tokenizer, prompts, self.options(max_length))
         texts = [self.finish(text) for text, _ in found]

@@ -78,7 +78,7 @@ class Control(Write):
         """The figures that there are; the one that says most about obedience decides."""
         own = (*(("slot_error",) if self.literal else ()), *(("control_accuracy",) if judged else ()))
         self.measures = (*own, *type(self).measures)
-        self.worst_by = self.measures[0]  # type: ignore[misc]
+        self.worst_by = self.measures[0]
 
     @property
     def judged(self) -> list[str]:

@@ -50,10 +50,10 @@ class Dialogue(Write):
         if prompt not in (None, self.template):
             raise UsageError("A dialogue has no prompt: its messages are given with their roles.", where="task.prompt")
         super().__init__(None, **settings)
-        self.columns = ("messages",)  # type: ignore[misc]
+        self.columns = ("messages",)
 
     @property
-    def figures(self) -> tuple[str, ...]:  # type: ignore[override]
+    def figures(self) -> tuple[str, ...]:
         """Those of an evaluation; replies are ranked for the report only."""
         return tuple(key for key in super().figures if not key.startswith("hits"))
 
@@ -185,7 +185,7 @@ class Dialogue(Write):
         self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
     ) -> np.ndarray:
         """(N, 2) nats and tokens of all the assistant's messages of each record."""
-        examples = [e for i, record in enumerate(records) for e in self.encode(record, tokenizer, max_length, i)]
+        examples = self.encode_all(records, tokenizer, max_length)
         return costs_of(model, examples, len(records), precision)
 
     def measured(self, records: Sequence[Record], said: Written) -> dict[str, Counted | float]:

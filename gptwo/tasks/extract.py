@@ -29,7 +29,7 @@ from gptwo.evaluate.report import Report
 from gptwo.evaluate.spans import Answer, BestSentence, FrequentKind, answer_values, best_span
 from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
-from gptwo.tasks.base import Task, forward_batches
+from gptwo.tasks.base import Predictor, forward_batches
 from gptwo.tasks.candidates import owner_of
 from gptwo.tasks.classify import head_and_tail
 from gptwo.tasks.match import separator
@@ -38,7 +38,7 @@ from gptwo.tokenizer import Tokenizer
 START, END = 1, 2  # added up in the label of a token at which an answer begins, ends
 
 
-class Extract(Task):
+class Extract(Predictor):
     """Find the answer in a context.
 
     Args:
@@ -221,11 +221,6 @@ class Extract(Task):
         return {**{key: float(value.mean()) for key, value in values.items()}, "loss": float(np.mean(losses))}
 
     # the verdict ------------------------------------------------------------------------------------------------
-
-    def opinion(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
-    ) -> list[Answer]:
-        return self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
 
     def baselines(self, train: Sequence[Record], test: Sequence[Record]) -> dict[str, list[Answer]]:
         sentences = BestSentence([str(record.fields["context"]) for record in [*train, *test]])

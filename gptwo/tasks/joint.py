@@ -24,14 +24,16 @@ from gptwo.evaluate.report import Report
 from gptwo.evaluate.statistics import macro_f1_of_sums
 from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
-from gptwo.tasks.base import Task, forward_batches
+from gptwo.tasks import trust
+from gptwo.tasks.base import Predictor, forward_batches
 from gptwo.tasks.classify import encode_text, head_and_tail
+from gptwo.tasks.texts import evenly
 from gptwo.tokenizer import Tokenizer
 
 BETWEEN = ": "
 
 
-class Joint(Task):
+class Joint(Predictor):
     """A label of each kind for a text.
 
     Args:
@@ -43,6 +45,7 @@ class Joint(Task):
     name = "joint"
     head = "sequence"
     inputs = ("text",)
+    figures = ("mean_accuracy", "mean_macro_f1", "loss")
 
     def __init__(self, kinds: Sequence[str], labels: Sequence[str] | None = None):
         if len(set(kinds)) < 2:
@@ -52,11 +55,10 @@ class Joint(Task):
                 fix='task.kinds = ["topic", "sentiment"]',
             )
         self.kinds = list(dict.fromkeys(kinds))
-        self.columns = ("text", *self.kinds)  # type: ignore[misc]
+        self.columns = ("text", *self.kinds)
         self.lists = tuple(self.kinds)  # of one label, or none
         self.given = labels is not None
         self.labels = list(labels or [])
-        self.figures = ("mean_accuracy", "mean_macro_f1", "loss")
 
     @property
     def names(self) -> dict[str, list[str]]:
@@ -139,8 +141,8 @@ class Joint(Task):
     def scores(self, model: Model, batch: Batch) -> tuple[Tensor, ...]:
         """For each kind (N, its labels) scores, float32."""
         assert batch.last is not None
-        hidden = model.transformer(batch.ids, batch.positions, batch.documents)  # (B, T, C)
-        scores = model.logits(hidden.flatten(0, 1)[batch.last]).float()
+        hidden = model.transformer(batch.ids, batch.positions, batch.documents, read=batch.last)  # (N, C)
+        scores = model.logits(hidden).float()
         return scores.split([len(self.names[kind]) for kind in self.kinds], dim=1)
 
     def predict(
@@ -153,7 +155,7 @@ class Joint(Task):
         precision: str = "fp32",
     ) -> dict[str, metrics.Predictions]:
         """Labels and probabilities of records, by kind."""
-        examples = [self.encode(record, tokenizer, max_length, i, target=False)[0] for i, record in enumerate(records)]
+        examples = self.encode_all(records, tokenizer, max_length, target=False)
         names = self.names
         tables = [np.zeros((len(examples), len(names[kind]))) for kind in self.kinds]
         for places, parts in forward_batches(model, examples, precision, lambda batch: self.scores(model, batch)):
@@ -202,10 +204,28 @@ class Joint(Task):
             "loss": nats / max(1, count),
         }
 
-    def opinion(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
+    def probe(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        train: Sequence[Record],
+        records: Sequence[Record],
+        *,
+        max_length: int,
+        precision: str,
     ) -> dict[str, metrics.Predictions]:
-        return self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
+        """Logistic regression on frozen features, one for each kind; see `trust.probe`."""
+        chosen = evenly(train, trust.PROBED)
+        how: dict[str, Any] = {"max_length": max_length, "precision": precision}
+        learned = trust.features(self, model, tokenizer, chosen, **how)
+        asked = trust.features(self, model, tokenizer, records, **how)
+        found = {}
+        for kind, (there, gold) in self.known(chosen).items():
+            names = self.names[kind]
+            columns = np.array([[label == name for name in names] for label in gold]).reshape(-1, len(names))
+            table = trust.regressed(learned[there], columns, asked)
+            found[kind] = metrics.Predictions([names[place] for place in table.argmax(1)], table, names)
+        return found
 
     def baselines(self, train: Sequence[Record], test: Sequence[Record]) -> dict[str, dict[str, metrics.Predictions]]:
         wanted = [str(record.fields["text"]) for record in test]

@@ -15,12 +15,12 @@ from gptwo.data.batching import Batch, Example
 from gptwo.data.sources import Record
 from gptwo.errors import DataError, UsageError
 from gptwo.evaluate.assess import assess_language
-from gptwo.evaluate.language import TextScore, bytes_of_tokens, score_batches
+from gptwo.evaluate.language import TextScore, bytes_of_tokens, language_loss, score_batches
 from gptwo.evaluate.report import Report
 from gptwo.evaluate.slices import cut_up
 from gptwo.evaluate.statistics import share_of_sums
 from gptwo.model.heads import Model
-from gptwo.model.loss import IGNORE, linear_cross_entropy
+from gptwo.model.loss import IGNORE
 from gptwo.tasks.base import Task, length_batches
 from gptwo.tokenizer import Tokenizer
 
@@ -46,11 +46,11 @@ class Language(Task):
     head = "language"
     columns = ("text",)
     inputs = ()
+    figures = ("loss", "perplexity", "bits_per_byte")
 
     def __init__(self, prompt: str | None = None):
         self.prompt = prompt
         self.labels = []
-        self.figures = ("loss", "perplexity", "bits_per_byte")
         self.columns = ("text", *template_fields(prompt))
 
     def fit(self, records: Sequence[Record]) -> None:
@@ -87,8 +87,7 @@ class Language(Task):
         return [Example(ids[:-1], labels, index=index, truncated=truncated)]
 
     def loss(self, model: Model, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
-        hidden = model.transformer(batch.ids, batch.positions, batch.documents)
-        return linear_cross_entropy(hidden, model.projection.weight, batch.labels, label_smoothing=label_smoothing)
+        return language_loss(model, batch, label_smoothing)
 
     def count(self, batch: Batch) -> float:
         return int((batch.labels != IGNORE).sum())
@@ -96,7 +95,7 @@ class Language(Task):
     def evaluate(
         self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
     ) -> dict[str, float]:
-        examples = [e for i, r in enumerate(records) for e in self.encode(r, tokenizer, max_length, i)]
+        examples = self.encode_all(records, tokenizer, max_length)
         batches = (batch for _, batch in length_batches(examples))
         return score_batches(model, batches, bytes_of_tokens(tokenizer), precision).metrics()
 

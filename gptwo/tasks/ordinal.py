@@ -31,6 +31,8 @@ class Ordinal(Classify):
         class_weights: as in `Classify`.
     """
 
+    figures = ("mean_absolute_error", "quadratic_kappa", "accuracy", "macro_f1", "loss")
+
     def fit(self, records: Sequence[Record]) -> None:
         if not self.given:
             found = {label for record in records for label in self._labels_of(record)}
@@ -45,7 +47,6 @@ class Ordinal(Classify):
                 ) from error
             self.given = True
         super().fit(records)
-        self.figures = ("mean_absolute_error", "quadratic_kappa", "accuracy", "macro_f1", "loss")
 
     def decide(self, table: np.ndarray) -> list:
         places = (table.cumsum(1) >= 0.5 - 1e-9).argmax(1)
@@ -97,13 +98,11 @@ class Hierarchical(Classify):
         separator: parts the steps of a path.
     """
 
+    figures = ("accuracy", "hierarchical_f1", "level_1_accuracy", "macro_f1", "loss")
+
     def __init__(self, labels: Sequence[str] | None = None, *, class_weights: Any = "none", separator: str = "/"):
         super().__init__(labels, class_weights=class_weights)
         self.separator = separator
-
-    def fit(self, records: Sequence[Record]) -> None:
-        super().fit(records)
-        self.figures = ("accuracy", "hierarchical_f1", "level_1_accuracy", "macro_f1", "loss")
 
     @property
     def depth(self) -> int:

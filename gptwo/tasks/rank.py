@@ -19,7 +19,7 @@ from gptwo.evaluate.means import assess_means, worst_means
 from gptwo.evaluate.ranking import BM25, order_of, random_scores, ranking_values
 from gptwo.evaluate.report import Report
 from gptwo.model.heads import Model
-from gptwo.tasks.base import Task, forward_batches
+from gptwo.tasks.base import Predictor, forward_batches
 from gptwo.tasks.candidates import head_scores, join, listwise_loss, pairwise_loss, table_of, unfold
 from gptwo.tasks.match import encode_pair
 from gptwo.tokenizer import Tokenizer
@@ -27,7 +27,7 @@ from gptwo.tokenizer import Tokenizer
 RANDOM = "Random order"
 
 
-class Rank(Task):
+class Rank(Predictor):
     """Order candidates by how well they answer a query.
 
     Args:
@@ -121,7 +121,7 @@ class Rank(Task):
         precision: str = "fp32",
     ) -> list[np.ndarray]:
         """Scores of the candidates of each record, as they stand in it."""
-        examples = [self.encode(record, tokenizer, max_length, i, target=False)[0] for i, record in enumerate(records)]
+        examples = self.encode_all(records, tokenizer, max_length, target=False)
         return candidate_scores(model, examples, precision, head_scores)
 
     def rows(self, records: Sequence[Record], said: list[np.ndarray]) -> list[dict[str, Any]]:
@@ -140,11 +140,6 @@ class Rank(Task):
         values = ranking_values(grades, said)
         loss = float(self.objective(*table_of(said, grades))) / len(records)
         return {**{key: float(values[key].mean()) for key in self.figures if key in values}, "loss": loss}
-
-    def opinion(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
-    ) -> list[np.ndarray]:
-        return self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
 
     def baselines(self, train: Sequence[Record], test: Sequence[Record]) -> dict[str, list[np.ndarray]]:
         known = BM25(candidate for record in [*train, *test] for candidate in self.candidates_of(record))

@@ -25,13 +25,13 @@ from gptwo.evaluate.metrics import Predictions, log_loss
 from gptwo.evaluate.report import Report
 from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
-from gptwo.tasks.base import Task, forward_batches
+from gptwo.tasks.base import Predictor, forward_batches
 from gptwo.tokenizer import Tokenizer
 
 CJK = "\u2e80-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff"  # in a regular expression
 
 
-class Tag(Task):
+class Tag(Predictor):
     """A tag for each token.
 
     Args:
@@ -55,7 +55,7 @@ class Tag(Task):
         self.context = context
 
     @property
-    def figures(self) -> tuple[str, ...]:  # type: ignore[override]
+    def figures(self) -> tuple[str, ...]:
         """Entities where the tags mark any, and tokens."""
         return ("entity_f1", "token_accuracy", "loss") if self.source_scheme else ("token_accuracy", "loss")
 
@@ -146,11 +146,7 @@ class Tag(Task):
         self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
     ) -> list[np.ndarray]:
         """For each record (its tokens, labels)."""
-        examples = [
-            example
-            for i, record in enumerate(records)
-            for example in self.encode(record, tokenizer, max_length, i, target=False)
-        ]
+        examples = self.encode_all(records, tokenizer, max_length, target=False)
         found: list[np.ndarray] = [np.zeros(0)] * len(examples)
         for places, (scores, words) in forward_batches(
             model, examples, precision, lambda batch: (self.scores(model, batch), (batch.labels != IGNORE).sum(1))
@@ -184,11 +180,6 @@ class Tag(Task):
     def gold(self, records: Sequence[Record]) -> list[list[str]]:
         """The right tags, in the scheme of the labels."""
         return [self._inside(self._tags_of(record)) for record in records]
-
-    def opinion(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
-    ) -> Predictions:
-        return self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
 
     def baselines(self, train: Sequence[Record], test: Sequence[Record]) -> dict[str, Predictions]:
         system = MostFrequentTag()

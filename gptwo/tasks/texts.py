@@ -67,14 +67,14 @@ def costs_of(model: Model, examples: Sequence[Example], records: int, precision:
     """(records, 2) nats and number of the labels of examples, added up over the examples of a record."""
 
     def forward(batch: Batch) -> tuple[Tensor, Tensor]:
-        hidden = model.transformer(batch.ids, batch.positions, batch.documents)  # (B, T, C)
         assert batch.labels is not None
-        rows, columns = (batch.labels != IGNORE).nonzero(as_tuple=True)
+        places = (batch.labels.flatten() != IGNORE).nonzero().squeeze(1)
+        hidden = model.transformer(batch.ids, batch.positions, batch.documents, read=places)  # (labels, C)
+        rows, labels = places // batch.ids.shape[1], batch.labels.flatten()[places]
         nats = torch.zeros(len(batch.ids), device=hidden.device)
         step = max(1, CHUNK // model.config.vocab_size)
-        for row, column in zip(rows.split(step), columns.split(step), strict=True):
-            scores = model.logits(hidden[row, column]).float()  # (labels of the chunk, V)
-            nats.index_add_(0, row, F.cross_entropy(scores, batch.labels[row, column], reduction="none"))
+        for row, part, wanted in zip(rows.split(step), hidden.split(step), labels.split(step), strict=True):
+            nats.index_add_(0, row, F.cross_entropy(model.logits(part).float(), wanted, reduction="none"))
         return nats, rows.bincount(minlength=len(nats))
 
     costs = np.zeros((records, 2))

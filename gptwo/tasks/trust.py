@@ -23,7 +23,7 @@ from gptwo.evaluate.calibration import (
 from gptwo.evaluate.metrics import Predictions
 from gptwo.evaluate.worst import confidences
 from gptwo.model.heads import Model
-from gptwo.tasks.base import forward_batches
+from gptwo.tasks.base import Task, forward_batches
 from gptwo.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -112,22 +112,34 @@ def probe(
     The features are the hidden states at the last token, each standardised; at most 5,000 training records are used
     (Alain & Bengio 2016, "Understanding intermediate layers using linear classifier probes").
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
     chosen = list(train) if len(train) <= PROBED else random.Random(seed).sample(list(train), PROBED)
     how = {"max_length": max_length, "precision": precision}
     learned = features(job, model, tokenizer, chosen, **how)
     asked = features(job, model, tokenizer, records, **how)
-    scaler = StandardScaler().fit(learned)
-    learned, asked = scaler.transform(learned), scaler.transform(asked)
     gold = job.gold(chosen)
     if job.multi_label:
         columns: Any = metrics.indicator(gold, job.labels)
     else:
         columns = _places(gold, job.labels)[:, None] == np.arange(len(job.labels))
+    table = regressed(learned, columns, asked, independent=job.multi_label)
+    return Predictions(job.decide(table), table, job.labels)
+
+
+def regressed(learned: np.ndarray, columns: np.ndarray, asked: np.ndarray, *, independent: bool = False) -> np.ndarray:
+    """(N, labels) probabilities by logistic regression.
+
+    Args:
+        learned, asked: (M, C) and (N, C) features.
+        columns: (M, labels) which labels the learned ones have.
+        independent: any number of labels each, instead of one.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(learned)
+    learned, asked = scaler.transform(learned), scaler.transform(asked)
     table = np.tile(columns.mean(0), (len(asked), 1))  # of a label that all have, or none
-    if job.multi_label:
+    if independent:
         for place in np.flatnonzero(columns.any(0) & ~columns.all(0)):
             model_of = LogisticRegression(C=0.1, max_iter=1000).fit(learned, columns[:, place])
             table[:, place] = model_of.predict_proba(asked)[:, 1]
@@ -135,18 +147,17 @@ def probe(
         whole = LogisticRegression(C=0.1, max_iter=1000).fit(learned, columns.argmax(1))
         table[:] = 0.0
         table[:, whole.classes_] = whole.predict_proba(asked)
-    return Predictions(job.decide(table), table, job.labels)
+    return table
 
 
 def features(
-    job: Classify, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
+    job: Task, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
 ) -> np.ndarray:
     """(N, C) hidden states at the last token of each record."""
-    examples = [job.encode(record, tokenizer, max_length, i, target=False)[0] for i, record in enumerate(records)]
+    examples = job.encode_all(records, tokenizer, max_length, target=False)
 
     def last_hidden(batch: Batch) -> Tensor:
-        hidden = model.transformer(batch.ids, batch.positions, batch.documents)  # (B, T, C)
-        return hidden.flatten(0, 1)[batch.last].float()
+        return model.transformer(batch.ids, batch.positions, batch.documents, read=batch.last).float()  # (N, C)
 
     found = np.zeros((len(examples), model.config.n_embd), dtype=np.float32)
     for places, states in forward_batches(model, examples, precision, last_hidden):

@@ -18,11 +18,11 @@ from gptwo.data.batching import Batch, Example
 from gptwo.data.sources import Record
 from gptwo.errors import DataError, UsageError
 from gptwo.evaluate.assess_text import Counted, assess_texts, perplexity_of
-from gptwo.evaluate.language import TextScore
+from gptwo.evaluate.language import TextScore, language_loss
 from gptwo.evaluate.report import Report
 from gptwo.model.heads import Model
-from gptwo.model.loss import IGNORE, linear_cross_entropy
-from gptwo.tasks.base import Task
+from gptwo.model.loss import IGNORE
+from gptwo.tasks.base import Predictor
 from gptwo.tasks.language import template_fields
 from gptwo.tasks.texts import Written, costs_of, cut_to_fit, decode_options, evenly, plain_text, value_of, write
 from gptwo.tokenizer import Tokenizer
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 LONGEST = 200  # training targets, the longest in characters, whose tokens decide max_target
 
 
-class Write(Task):
+class Write(Predictor):
     """Learn to write a target for a source.
 
     Args:
@@ -62,7 +62,7 @@ class Write(Task):
     template: ClassVar[str]
     decoding: ClassVar[dict[str, Any]] = {"num_beams": 4, "length_penalty": 1.0}
     measures: tuple[str, ...]
-    worst_by: ClassVar[str]
+    worst_by: str
 
     def __init__(
         self,
@@ -86,12 +86,12 @@ class Write(Task):
                 where="task.prompt",
                 fix=f"for example {self.template!r}",
             )
-        self.inputs = tuple(inputs)  # type: ignore[misc]
-        self.columns = (*inputs, self.target)  # type: ignore[misc]
+        self.inputs = tuple(inputs)
+        self.columns = (*inputs, self.target)
         self.cut_field = self.source if self.source in inputs else inputs[0]
 
     @property
-    def figures(self) -> tuple[str, ...]:  # type: ignore[override]
+    def figures(self) -> tuple[str, ...]:
         """Loss, and the task's own where texts are written at an evaluation."""
         return ("loss", "perplexity", *(self.measures if self.evaluate_texts else ()))
 
@@ -210,8 +210,7 @@ class Write(Task):
         return ids[:size], max(0, len(ids) - size)
 
     def loss(self, model: Model, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
-        hidden = model.transformer(batch.ids, batch.positions, batch.documents)
-        return linear_cross_entropy(hidden, model.projection.weight, batch.labels, label_smoothing=label_smoothing)
+        return language_loss(model, batch, label_smoothing)
 
     def count(self, batch: Batch) -> float:
         return int((batch.labels != IGNORE).sum())
@@ -228,7 +227,7 @@ class Write(Task):
         precision: str = "fp32",
     ) -> Written:
         """A text for each record, in their order. Weights and products keep the precision of the model."""
-        examples = [self.encode(record, tokenizer, max_length, i, target=False)[0] for i, record in enumerate(records)]
+        examples = self.encode_all(records, tokenizer, max_length, target=False)
         found = write(model, tokenizer, [e.ids for e in examples], self.options(max_length))
         return Written(
             [self.finish(text) for text, _ in found], None, [e.truncated for e in examples], [end for _, end in found]

@@ -13,14 +13,14 @@ from gptwo.data.loader import TokenBlocks
 from gptwo.data.pack import pack
 from gptwo.data.shards import Shards
 from gptwo.errors import DataError, UsageError, amount
-from gptwo.evaluate.language import bytes_of_tokens, score_shards
+from gptwo.evaluate.language import bytes_of_tokens, language_loss, score_shards
 from gptwo.evaluate.report import Report, System, load_events
 from gptwo.evaluate.report import Sample as SampleText
 from gptwo.generate.engine import Engine
 from gptwo.model import pretrained as models
 from gptwo.model.config import GPT2Config, preset
 from gptwo.model.heads import Model
-from gptwo.model.loss import IGNORE, linear_cross_entropy
+from gptwo.model.loss import IGNORE
 from gptwo.model.pretrained import Pretrained
 from gptwo.recipe import ModelSection, Recipe, TrainSection
 from gptwo.tokenizer import Tokenizer, load_tokenizer
@@ -43,9 +43,7 @@ class NextToken:
     """The objective of language modelling: every next token, end of text included."""
 
     def loss(self, model: Model, batch: Batch, label_smoothing: float = 0.0) -> torch.Tensor:
-        assert batch.labels is not None
-        hidden = model.transformer(batch.ids, batch.positions, batch.documents)
-        return linear_cross_entropy(hidden, model.projection.weight, batch.labels, label_smoothing=label_smoothing)
+        return language_loss(model, batch, label_smoothing)
 
     def count(self, batch: Batch) -> int:
         return int((batch.labels != IGNORE).sum())

@@ -190,6 +190,23 @@ def test_checkpointed_equals_plain_with_dropout():
         assert torch.equal(found[1][1][name], wanted), name
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_wanted_places_equal_those_of_the_whole_in_values_and_gradients(checkpointing):
+    model = network().train()
+    model.transformer.gradient_checkpointing = checkpointing
+    ids, positions, documents = packed()
+    read = torch.tensor([3, 0, ids.numel() - 2, 3])  # in any order, and twice
+    found, wanted = {}, {}
+    for gradients, read_there in ((found, True), (wanted, False)):
+        model.zero_grad()
+        hidden = model.transformer(ids, positions, documents, read=read if read_there else None)
+        hidden = hidden if read_there else hidden.flatten(0, 1)[read]
+        hidden.square().sum().backward()
+        gradients.update({n: p.grad.clone() for n, p in model.transformer.named_parameters()}, hidden=hidden.detach())
+    for name in wanted:
+        close(found[name], wanted[name], 1e-4)
+
+
 def test_only_the_rows_of_tokens_that_occur_may_be_added_to_the_tied_embedding(model):
     ids = torch.tensor([TEXTS[0]])
     labels = next_tokens(ids, torch.zeros_like(ids))
