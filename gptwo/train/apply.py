@@ -16,8 +16,7 @@ from gptwo.evaluate.language import score_texts
 from gptwo.evaluate.report import Report, System
 from gptwo.model.pretrained import Pretrained
 from gptwo.tasks import restore_task
-from gptwo.tasks.base import Task
-from gptwo.tasks.language import Language
+from gptwo.tasks.base import Predictor, Task
 from gptwo.tasks.tag import words_of
 from gptwo.tokenizer import Tokenizer
 from gptwo.train.parts import Part
@@ -58,7 +57,7 @@ def predict(
     kind = runtime.pick_precision(precision, place).value
     loaded = load(model, device=place)
     task = restore_task(loaded.info, loaded.model.head_kind)
-    if isinstance(task, Language):
+    if not isinstance(task, Predictor):
         raise UsageError("A language model writes text.", where=model, fix=f'gptwo generate --model {model} "prompt"')
     if isinstance(source, str | Path):
         records = records_of_files([source], loaded, task, task.inputs, columns, format, encoding)
