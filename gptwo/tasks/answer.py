@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -15,11 +15,9 @@ from gptwo.data.sources import Record
 from gptwo.errors import DataError, UsageError
 from gptwo.evaluate.assess_text import Counted, mean_of
 from gptwo.evaluate.text_metrics import answer_f1, exact_match, is_cjk, normalize_answer
+from gptwo.recipe import TaskSection
 from gptwo.tasks.texts import Written, plain_text
 from gptwo.tasks.write import Write
-
-if TYPE_CHECKING:
-    from gptwo.recipe import TaskSection
 
 NO_ANSWER = "unanswerable"
 
@@ -49,15 +47,8 @@ class Answer(Write):
         self.no_answer = no_answer.strip()
 
     @classmethod
-    def of(cls, section: TaskSection) -> Self:
-        task = super().of(section)
-        return cls(
-            task.prompt,
-            no_answer=section.no_answer,
-            decode=section.decode,
-            max_target=task.max_target,
-            evaluate_texts=task.evaluate_texts,
-        )
+    def of(cls, section: TaskSection, **own: Any) -> Self:
+        return super().of(section, no_answer=section.no_answer, **own)
 
     @classmethod
     def restored(cls, info: Mapping[str, Any]) -> Self:

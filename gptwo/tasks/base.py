@@ -6,8 +6,8 @@ Most tasks are a `Predictor`, which has something to say of each record; a langu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from gptwo.data.batching import Batch, Example, collate
 from gptwo.data.sources import Record
 from gptwo.evaluate.report import Report
 from gptwo.model.heads import HeadKind, Model
+from gptwo.recipe import TaskSection
 from gptwo.tokenizer import Tokenizer
 
 PREDICT_TOKENS = 4096  # tokens, padding included, that go through the network at once when predicting
@@ -26,8 +27,8 @@ Found = TypeVar("Found")
 class Task(ABC):
     """One thing a network can be tuned for.
 
-    A task is made from recipe settings, learns its labels from the training records, and is stored with the model
-    (`describe`), so that a folder alone can predict.
+    A task is made of a recipe (`of`), learns its labels from the training records (`fit`), and is stored with the
+    model (`describe`), so that a folder alone can predict (`restored`).
 
     Attributes:
         name: as recipes and commands write it.
@@ -47,6 +48,24 @@ class Task(ABC):
     special_tokens: tuple[str, ...] = ()
     labels: list[str]
     calibration: dict[str, Any] = {}  # noqa: RUF012 - replaced, never changed
+
+    @classmethod
+    @abstractmethod
+    def of(cls, section: TaskSection) -> Self:
+        """The task of a recipe."""
+
+    @classmethod
+    @abstractmethod
+    def restored(cls, info: Mapping[str, Any]) -> Self:
+        """The task of a saved model, from what `describe` gave.
+
+        Args:
+            info: `Pretrained.info`; of a model that gptwo did not tune, what its config.json says.
+        """
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What a saved model must know to predict; goes into gptwo.json."""
 
     @property
     @abstractmethod
@@ -185,10 +204,6 @@ class Task(ABC):
     @abstractmethod
     def baselines(self, train: Sequence[Record], test: Sequence[Record]) -> dict[str, Any]:
         """What cheap opponents make of the test records, by name."""
-
-    @abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """What a saved model must know to predict; goes into gptwo.json."""
 
 
 class Predictor(Task):

@@ -9,9 +9,9 @@ for Commonsense Reasoning"). The second way needs no tuning, and tuning it needs
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from torch import Tensor
@@ -25,6 +25,7 @@ from gptwo.evaluate.metrics import calibration
 from gptwo.evaluate.ranking import order_of
 from gptwo.evaluate.report import Report
 from gptwo.model.heads import Model
+from gptwo.recipe import TaskSection
 from gptwo.tasks.base import Predictor
 from gptwo.tasks.candidates import Candidates, head_scores, join, likelihoods, listwise_loss, table_of, unfold
 from gptwo.tasks.match import separator, share_room
@@ -53,6 +54,14 @@ class Choice(Predictor):
         self.score = score
         self.head = "language" if score == "likelihood" else "sequence"
         self.labels = [] if score == "likelihood" else ["score"]
+
+    @classmethod
+    def of(cls, section: TaskSection) -> Self:
+        return cls(section.score)
+
+    @classmethod
+    def restored(cls, info: Mapping[str, Any]) -> Self:
+        return cls(info.get("score", "head"))
 
     def fit(self, records: Sequence[Record]) -> None:
         if not records:

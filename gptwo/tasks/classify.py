@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from gptwo.evaluate.calibration import tempered
 from gptwo.evaluate.metrics import Predictions
 from gptwo.evaluate.report import Report
 from gptwo.model.heads import Model
+from gptwo.recipe import TaskSection
 from gptwo.tasks import trust
 from gptwo.tasks.base import Predictor, forward_batches
 from gptwo.tokenizer import Tokenizer
@@ -63,6 +64,26 @@ class Classify(Predictor):
         self.threshold = threshold
         self.weights: Tensor | None = None
         self.lists = ("label",) if multi_label else ()
+
+    @classmethod
+    def of(cls, section: TaskSection) -> Self:
+        return cls(
+            section.labels,
+            multi_label=section.multi_label,
+            class_weights=section.class_weights,
+            positive=section.positive,
+            threshold=section.threshold,
+        )
+
+    @classmethod
+    def restored(cls, info: Mapping[str, Any]) -> Self:
+        multi_label = info.get("problem_type") == "multi_label_classification"
+        return cls(
+            info["labels"],
+            multi_label=info.get("multi_label", multi_label),
+            positive=info.get("positive"),
+            threshold=info.get("threshold", 0.5),
+        )
 
     @property
     def figures(self) -> tuple[str, ...]:

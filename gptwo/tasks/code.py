@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -13,12 +13,10 @@ from gptwo.evaluate.assess_text import Counted, mean_of
 from gptwo.evaluate.sandbox import Limits, pass_at_k, run_programs
 from gptwo.evaluate.text_metrics import chrf_counts, chrf_of_sums
 from gptwo.model.heads import Model
+from gptwo.recipe import TaskSection
 from gptwo.tasks.texts import Written, write
 from gptwo.tasks.write import Write
 from gptwo.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from gptwo.recipe import TaskSection
 
 KS = (1, 5, 10, 100)  # of pass@k, as far as there are so many tries
 
@@ -57,21 +55,8 @@ class Code(Write):
         self.measures = (*((f"pass_{k}" for k in KS if k <= tries) if execute else ()), "chrf", "exact_match")
 
     @classmethod
-    def of(cls, section: TaskSection) -> Self:
-        return cls(
-            section.prompt,
-            execute=section.execute,
-            tries=section.tries,
-            decode=section.decode,
-            max_target=section.max_target,
-            evaluate_texts=section.evaluate_texts,
-        )
-
-    @classmethod
-    def restored(cls, info: Mapping[str, Any]) -> Self:
-        task = cls(info.get("prompt"), decode=info.get("decode"), max_target=info.get("max_target"))
-        task.single_line = info.get("single_line", True)
-        return task
+    def of(cls, section: TaskSection, **own: Any) -> Self:
+        return super().of(section, execute=section.execute, tries=section.tries, **own)
 
     def predict(
         self,

@@ -11,9 +11,9 @@ N examples (windows)    L scored tokens of a window, the last of them "no answer
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from gptwo.evaluate.report import Report
 from gptwo.evaluate.spans import Answer, BestSentence, FrequentKind, answer_values, best_span
 from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
+from gptwo.recipe import TaskSection
 from gptwo.tasks.base import Predictor, forward_batches
 from gptwo.tasks.candidates import owner_of
 from gptwo.tasks.classify import head_and_tail
@@ -66,6 +67,22 @@ class Extract(Predictor):
         self.labels = ["start", "end"]
         self.context, self.stride, self.answer_length, self.threshold = context, stride, answer_length, threshold
         self.no_answer = False
+
+    @classmethod
+    def of(cls, section: TaskSection) -> Self:
+        return cls(
+            context=section.context,
+            stride=section.stride,
+            answer_length=section.answer_length,
+            threshold=section.threshold,
+        )
+
+    @classmethod
+    def restored(cls, info: Mapping[str, Any]) -> Self:
+        keys = ("context", "stride", "answer_length", "threshold")
+        task = cls(**{key: info[key] for key in keys if key in info})
+        task.no_answer = info.get("no_answer", False)
+        return task
 
     def fit(self, records: Sequence[Record]) -> None:
         known = [answers_of(record) for record in records]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from torch import Tensor
@@ -24,6 +24,7 @@ from gptwo.evaluate.report import Report
 from gptwo.evaluate.statistics import macro_f1_of_sums
 from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
+from gptwo.recipe import TaskSection
 from gptwo.tasks import trust
 from gptwo.tasks.base import Predictor, forward_batches
 from gptwo.tasks.classify import encode_text, head_and_tail
@@ -59,6 +60,14 @@ class Joint(Predictor):
         self.lists = tuple(self.kinds)  # of one label, or none
         self.given = labels is not None
         self.labels = list(labels or [])
+
+    @classmethod
+    def of(cls, section: TaskSection) -> Self:
+        return cls(section.kinds, section.labels)
+
+    @classmethod
+    def restored(cls, info: Mapping[str, Any]) -> Self:
+        return cls(info["kinds"], info["labels"])
 
     @property
     def names(self) -> dict[str, list[str]]:

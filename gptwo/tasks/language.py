@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from torch import Tensor
@@ -21,6 +21,7 @@ from gptwo.evaluate.slices import cut_up
 from gptwo.evaluate.statistics import share_of_sums
 from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
+from gptwo.recipe import TaskSection
 from gptwo.tasks.base import Task, length_batches
 from gptwo.tokenizer import Tokenizer
 
@@ -52,6 +53,14 @@ class Language(Task):
         self.prompt = prompt
         self.labels = []
         self.columns = ("text", *template_fields(prompt))
+
+    @classmethod
+    def of(cls, section: TaskSection) -> Self:
+        return cls(section.prompt)
+
+    @classmethod
+    def restored(cls, info: Mapping[str, Any]) -> Self:
+        return cls(info.get("prompt"))
 
     def fit(self, records: Sequence[Record]) -> None:
         if not records:

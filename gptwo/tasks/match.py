@@ -7,6 +7,7 @@ is the end token: no text can hold it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 from gptwo.data.batching import Example
 from gptwo.data.sources import Record
@@ -14,6 +15,7 @@ from gptwo.errors import UsageError
 from gptwo.evaluate.baselines import Majority
 from gptwo.evaluate.metrics import Predictions
 from gptwo.evaluate.pairs import PairLogisticRegression
+from gptwo.recipe import TaskSection
 from gptwo.tasks.classify import Classify, head_and_tail
 from gptwo.tokenizer import Tokenizer
 
@@ -24,6 +26,15 @@ class Match(Classify):
     name = "match"
     columns = ("text_a", "text_b", "label")
     inputs = ("text_a", "text_b")
+
+    @classmethod
+    def of(cls, section: TaskSection) -> Self:
+        return cls(
+            section.labels,
+            class_weights=section.class_weights,
+            positive=section.positive,
+            threshold=section.threshold,
+        )
 
     def pair_of(self, record: Record) -> tuple[str, str]:
         """The two texts."""

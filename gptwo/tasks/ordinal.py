@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from gptwo.evaluate.ordinal import confusion_rows, path_rows, quadratic_kappa_of
 from gptwo.evaluate.report import Report
 from gptwo.evaluate.statistics import Comparison, f1_of_sums
 from gptwo.model.heads import Model
+from gptwo.recipe import TaskSection
 from gptwo.tasks.classify import Classify
 
 
@@ -32,6 +33,14 @@ class Ordinal(Classify):
     """
 
     figures = ("mean_absolute_error", "quadratic_kappa", "accuracy", "macro_f1", "loss")
+
+    @classmethod
+    def of(cls, section: TaskSection) -> Self:
+        return cls(section.labels, class_weights=section.class_weights)
+
+    @classmethod
+    def restored(cls, info: Mapping[str, Any]) -> Self:
+        return cls(info["labels"])
 
     def fit(self, records: Sequence[Record]) -> None:
         if not self.given:
@@ -103,6 +112,14 @@ class Hierarchical(Classify):
     def __init__(self, labels: Sequence[str] | None = None, *, class_weights: Any = "none", separator: str = "/"):
         super().__init__(labels, class_weights=class_weights)
         self.separator = separator
+
+    @classmethod
+    def of(cls, section: TaskSection) -> Self:
+        return cls(section.labels, class_weights=section.class_weights, separator=section.hierarchy or "/")
+
+    @classmethod
+    def restored(cls, info: Mapping[str, Any]) -> Self:
+        return cls(info["labels"], separator=info["hierarchy"])
 
     @property
     def depth(self) -> int:

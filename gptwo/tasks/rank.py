@@ -5,8 +5,8 @@ Each candidate is read with the query as a pair, "query <separator> candidate", 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 from torch import Tensor
@@ -19,6 +19,7 @@ from gptwo.evaluate.means import assess_means, worst_means
 from gptwo.evaluate.ranking import BM25, order_of, random_scores, ranking_values
 from gptwo.evaluate.report import Report
 from gptwo.model.heads import Model
+from gptwo.recipe import TaskSection
 from gptwo.tasks.base import Predictor, forward_batches
 from gptwo.tasks.candidates import head_scores, join, listwise_loss, pairwise_loss, table_of, unfold
 from gptwo.tasks.match import encode_pair
@@ -45,6 +46,14 @@ class Rank(Predictor):
     def __init__(self, loss: str = "listwise"):
         self.kind = loss
         self.labels = ["relevance"]
+
+    @classmethod
+    def of(cls, section: TaskSection) -> Self:
+        return cls(section.loss)
+
+    @classmethod
+    def restored(cls, info: Mapping[str, Any]) -> Self:
+        return cls(info.get("loss", "listwise"))
 
     def fit(self, records: Sequence[Record]) -> None:
         if not records:

@@ -8,8 +8,8 @@ Improves Language Model Embeddings").
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 from torch import Tensor
@@ -25,6 +25,7 @@ from gptwo.evaluate.metrics import Predictions, log_loss
 from gptwo.evaluate.report import Report
 from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
+from gptwo.recipe import TaskSection
 from gptwo.tasks.base import Predictor, forward_batches
 from gptwo.tokenizer import Tokenizer
 
@@ -53,6 +54,18 @@ class Tag(Predictor):
         self.scheme = scheme
         self.source_scheme: str | None = None
         self.context = context
+
+    @classmethod
+    def of(cls, section: TaskSection) -> Self:
+        return cls(section.labels, scheme=section.scheme, context=section.context)
+
+    @classmethod
+    def restored(cls, info: Mapping[str, Any]) -> Self:
+        # a model that gptwo did not tune saw its sentences once
+        task = cls(info["labels"], context=info.get("context", "left"))
+        task.source_scheme = info["source_scheme"] if "source_scheme" in info else scheme_of_labels(task.labels)
+        task.scheme = info.get("scheme", task.source_scheme or "plain")
+        return task
 
     @property
     def figures(self) -> tuple[str, ...]:
@@ -225,6 +238,12 @@ class Tag(Predictor):
                 fix=did_you_mean(tag, self.labels),
             )
         return self.labels.index(tag)
+
+
+def scheme_of_labels(labels: Sequence[str]) -> str | None:
+    """The scheme that a set of tags belongs to, None where they mark no entities."""
+    found = tagging.detect_scheme([[label] for label in labels])
+    return "IOB2" if found in ("IOB1", "mixed") else found
 
 
 def encode_words(tokenizer: Tokenizer, words: Sequence[str]) -> list[list[int]]:

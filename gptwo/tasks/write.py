@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from torch import Tensor
@@ -22,13 +22,11 @@ from gptwo.evaluate.language import TextScore, language_loss
 from gptwo.evaluate.report import Report
 from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
+from gptwo.recipe import TaskSection
 from gptwo.tasks.base import Predictor
 from gptwo.tasks.language import template_fields
 from gptwo.tasks.texts import Written, costs_of, cut_to_fit, decode_options, evenly, plain_text, value_of, write
 from gptwo.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from gptwo.recipe import TaskSection
 
 LONGEST = 200  # training targets, the longest in characters, whose tokens decide max_target
 
@@ -96,18 +94,18 @@ class Write(Predictor):
         return ("loss", "perplexity", *(self.measures if self.evaluate_texts else ()))
 
     @classmethod
-    def of(cls, section: TaskSection) -> Self:
-        """The task of a recipe."""
+    def of(cls, section: TaskSection, **own: Any) -> Self:
+        """The task of a recipe; `own` are arguments of a task beside those of all."""
         return cls(
             section.prompt,
             decode=section.decode,
             max_target=section.max_target,
             evaluate_texts=section.evaluate_texts,
+            **own,
         )
 
     @classmethod
     def restored(cls, info: Mapping[str, Any]) -> Self:
-        """The task of a saved model, from what `describe` gave."""
         task = cls(info.get("prompt"), decode=info.get("decode"), max_target=info.get("max_target"))
         task.single_line = info.get("single_line", True)
         return task
