@@ -22,7 +22,7 @@ import pytest
 from gptwo import errors
 from gptwo.cli.main import VERBS, app, load_verb
 from gptwo.generate.options import SamplingOptions
-from gptwo.recipe import Recipe, _toml, load_recipe, parse_assignments
+from gptwo.recipe import Recipe, load_recipe, parse_assignments, toml_value
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE, CHINESE = ROOT / "docs" / "guide", ROOT / "docs" / "guide.zh-CN"
@@ -241,7 +241,7 @@ def value_words(annotation: Any, metadata: list, chinese: bool) -> str:
 
     choices = [part for part in get_args(annotation) if part is not type(None)]
     if get_origin(annotation) is Literal:
-        return ", ".join(f"`{_toml(choice)}`" for choice in choices)
+        return ", ".join(f"`{toml_value(choice)}`" for choice in choices)
     if get_origin(annotation) in (types.UnionType, Union):
         return ", ".join(value_words(choice, metadata, chinese) for choice in choices)
     origin = get_origin(annotation) or annotation
@@ -265,7 +265,7 @@ def recipe_rows(section: str, chinese: bool = False) -> dict[str, tuple[str, str
     model = Recipe.model_fields[section].annotation
     rows = {}
     for key, info in model.model_fields.items():  # type: ignore[union-attr]
-        default = "–" if info.default is None else f"`{_toml(info.default)}`"
+        default = "–" if info.default is None else f"`{toml_value(info.default)}`"
         rows[f"`{key}`"] = (default, value_words(info.annotation, info.metadata, chinese))
     return rows
 
