@@ -12,8 +12,9 @@ from gptwo.errors import GptwoError
 from gptwo.model.heads import Model
 from gptwo.recipe import Recipe
 from gptwo.runtime import Choice
+from gptwo.train.step import Objective
 from gptwo.train.track import make_trackers
-from gptwo.train.trainer import Hooks, Objective, Outcome, train
+from gptwo.train.trainer import Hooks, Outcome, train
 
 
 def run_session(

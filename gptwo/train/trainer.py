@@ -1,9 +1,8 @@
 """The training loop, one for pretraining and fine-tuning.
 
-A step takes `accumulate` micro-batches, adds up their losses, divides by the number of labels in all of them, and
-moves the weights. The loop knows a task only through `Objective`, its data only through `Loader`, and tells what
-happens only through events. All state that decides what comes next is in a checkpoint, so a run that was killed goes
-on to the same losses.
+The loop steps (`Stepper`), evaluates, samples and saves. It knows a task only through `Objective`, its data only
+through `Loader`, and tells what happens only through events. All state that decides what comes next is in a checkpoint,
+so a run that was killed goes on to the same losses.
 """
 
 from __future__ import annotations
@@ -16,40 +15,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from gptwo import runtime
-from gptwo.adapt.adalora import RankAllocator
-from gptwo.adapt.freeze import thaw
 from gptwo.adapt.parts import Adapter
-from gptwo.data.batching import Batch
 from gptwo.data.loader import BatchSource, Loader
-from gptwo.errors import GptwoError, Interrupted, MissingError, UsageError, did_you_mean
+from gptwo.errors import Interrupted, MissingError, UsageError, did_you_mean
 from gptwo.model.heads import Model
 from gptwo.model.loss import fuse_loss
 from gptwo.recipe import Recipe
 from gptwo.runtime import Choice
 from gptwo.train.checkpoint import Progress, list_checkpoints, load_checkpoint, save_checkpoint
 from gptwo.train.meter import Meter
-from gptwo.train.optim import decays, optimizers_of, trainable
-from gptwo.train.schedule import Plan, learning_rate_factor
+from gptwo.train.schedule import Plan
 from gptwo.train.signals import stop_signals
+from gptwo.train.step import Objective, Stepper
 from gptwo.train.track import Trackers
-
-
-class Objective(Protocol):
-    """What the loop needs of a task."""
-
-    def loss(self, model: Model, batch: Batch, label_smoothing: float) -> Tensor:
-        """The loss summed over the batch's labels."""
-        ...
-
-    def count(self, batch: Batch) -> float:
-        """How many labels (or how much weight of labels) that sum is over; 0 is allowed."""
-        ...
 
 
 @dataclass
@@ -156,19 +139,22 @@ class _Loop:
         tuned: list[str] | None,
         precision: Choice | None,
     ):
-        self.model, self.objective, self.source = model, objective, source
-        self.recipe, self.options, self.folder = recipe, recipe.train, folder
+        self.model, self.source, self.options, self.folder = model, source, recipe.train, folder
         self.trackers, self.hooks = trackers, hooks
         self.device = next(model.parameters()).device
         self.precision = precision or runtime.pick_precision(recipe.train.precision, self.device.type)
         self.plan = Plan.of(recipe, source.batches_per_epoch)
-        self.optimizers = optimizers_of(recipe.optimizer, model)
-        self.tuned = tuned or [info.name for info in trainable(model)]
-        self.decayed = [info.tensor for info in trainable(model) if decays(info)]
-        adapter = self.hooks.adapter
-        ranked = adapter is not None and adapter.config.name == "adalora"
-        self.allocator = RankAllocator(adapter, self.plan.total) if ranked else None
-        self.kept = None if adapter is None else adapter.tensors(model)
+        self.stepper = Stepper(
+            model,
+            objective,
+            recipe,
+            self.plan,
+            bf16=self.precision.value == "bf16",
+            tuned=tuned,
+            adapter=hooks.adapter,
+            place=hooks.place,
+        )
+        self.kept = None if hooks.adapter is None else hooks.adapter.tensors(model)
         self.progress = Progress()
         self.outcome = Outcome(self.progress)
         self.saved_at = -1
@@ -179,7 +165,7 @@ class _Loop:
         checkpoints = list_checkpoints(self.folder)
         if resume and checkpoints:
             device = str(self.device)
-            self.progress = load_checkpoint(checkpoints[-1], self.model, self.optimizers, device, self.kept)
+            self.progress = load_checkpoint(checkpoints[-1], self.model, self.stepper.optimizers, device, self.kept)
             self.outcome.progress, self.saved_at = self.progress, self.progress.step
         if self.device.type == "cpu":
             runtime.keep_memory()
@@ -209,8 +195,9 @@ class _Loop:
             tuned=sum(tensor.numel() for tensor in self.model.parameters() if tensor.requires_grad),
             resumed=self.progress.step > 0,
         )
-        if self.allocator and self.progress.step == 0:
-            self.trackers.emit("ranks", budget=self.allocator.start, ranks=self.allocator.ranks())
+        allocator = self.stepper.allocator
+        if allocator and self.progress.step == 0:
+            self.trackers.emit("ranks", budget=allocator.start, ranks=allocator.ranks())
         if resume and not checkpoints:
             self.trackers.emit("notice", message="there is no checkpoint to go on from yet: the run begins anew")
 
@@ -250,76 +237,20 @@ class _Loop:
         Raises:
             GptwoError: the loss or the gradient is not finite; the weights were not changed.
         """
-        recipe, progress = self.recipe, self.progress
-        started = time.perf_counter()
-        if recipe.freeze.gradual_every:
-            thaw(self.model, self.tuned, progress.step, recipe.freeze.gradual_every)
-        schedule = recipe.schedule
-        factor = learning_rate_factor(
-            progress.step,
-            self.plan.total,
-            name=schedule.name,
-            warmup=self.plan.warmup,
-            floor=schedule.floor,
-            decay=schedule.decay,
-        )
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * factor
-
+        started, progress = time.perf_counter(), self.progress
         batches = [next(loader) for _ in range(self.options.accumulate)]
-        count = sum(self.objective.count(batch) for batch in batches)  # before they move: a GPU is not waited for
-        loss = torch.zeros((), device=self.device)
-        for batch in batches:
-            moved = batch.to(self.device)
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision.value == "bf16"):
-                part = self.objective.loss(self.model, moved, self.options.label_smoothing)
-            (part / max(count, 1e-12)).backward()
-            loss += part.detach()
-        if self.allocator:
-            self.allocator.penalty().backward()
-            self.allocator.observe()
-        moving = [tensor for tensor in self.decayed if tensor.grad is not None] if recipe.optimizer.l2 else []
-        if moving:
-            torch._foreach_add_([tensor.grad for tensor in moving], moving, alpha=recipe.optimizer.l2)
-        with_gradient = [tensor for tensor in self.model.parameters() if tensor.grad is not None]
-        gradient_norm = torch.nn.utils.get_total_norm([tensor.grad for tensor in with_gradient])
-        norm, clip = float(gradient_norm), self.options.clip or math.inf
-        if norm > clip:
-            torch.nn.utils.clip_grads_with_norm_(with_gradient, clip, gradient_norm)
-        total = float(loss)
-        learning_rate = factor * recipe.optimizer.learning_rate
-        if not (math.isfinite(total) and math.isfinite(norm)):
-            self.model.zero_grad(set_to_none=True)
-            raise self.not_finite(total / max(count, 1e-12), norm, learning_rate, batches)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        ranks = self.allocator.allocate(progress.step + 1) if self.allocator else None
-
+        moved = self.stepper.move(progress.step, batches)
         seconds = time.perf_counter() - started
         progress.step += 1
         progress.batches = loader.state
         progress.tokens += sum(batch.tokens for batch in batches)
         progress.seconds += seconds
-        progress.loss_sum += total
-        progress.loss_count += count
+        progress.loss_sum += moved.loss
+        progress.loss_count += moved.count
         self.meter.add(batches, seconds)
-        if ranks:
-            self.trackers.emit("ranks", progress.step, **ranks)
-        return {"learning_rate": learning_rate, "grad_norm": norm}
-
-    def not_finite(self, loss: float, norm: float, learning_rate: float, batches: list[Batch]) -> GptwoError:
-        """The error of a step whose loss or gradient is no number; names its first records."""
-        indices = [index for batch in batches for index in batch.indices] if self.hooks.place else []
-        places = [self.hooks.place(index) for index in indices[:5]] if self.hooks.place else []
-        more = f" and {len(indices) - 5} more" if len(indices) > 5 else ""
-        return GptwoError(
-            f"The loss is {loss}, the norm of its gradient {norm}; the weights were not changed.",
-            where=f"step {self.progress.step + 1}" + (f", records {', '.join(places)}{more}" if places else ""),
-            why=f"at learning rate {learning_rate:.2e}; too high a rate, or damaged weights or data, end like this",
-            fix="lower optimizer.learning_rate or lengthen schedule.warmup, then run again with --resume",
-        )
+        if moved.ranks:
+            self.trackers.emit("ranks", progress.step, **moved.ranks)
+        return {"learning_rate": moved.learning_rate, "grad_norm": moved.grad_norm}
 
     def log(self, figures: dict[str, float], epoch: float) -> None:
         """Tell the mean loss since the last time."""
@@ -369,7 +300,7 @@ class _Loop:
         if self.saved_at == self.progress.step:
             return
         keep = self.options.keep_last
-        path = save_checkpoint(self.folder, self.model, self.optimizers, self.progress, keep, self.kept)
+        path = save_checkpoint(self.folder, self.model, self.stepper.optimizers, self.progress, keep, self.kept)
         self.saved_at = self.progress.step
         self.trackers.emit("checkpoint", self.progress.step, path=str(path))
 
