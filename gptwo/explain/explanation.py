@@ -29,8 +29,8 @@ from gptwo.model.loss import IGNORE
 from gptwo.model.pretrained import Pretrained
 from gptwo.runtime import pick_device
 from gptwo.tasks import restore_task
-from gptwo.tasks.classify import encode_text, head_and_tail
-from gptwo.tasks.tag import Tag, words_of
+from gptwo.tasks.sequences import encode_text, head_and_tail, words_of
+from gptwo.tasks.tag import Tag
 from gptwo.tokenizer import Tokenizer
 
 OUTCOMES = 10

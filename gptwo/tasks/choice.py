@@ -28,9 +28,8 @@ from gptwo.model.heads import Model
 from gptwo.recipe import TaskSection
 from gptwo.tasks.base import Predictor
 from gptwo.tasks.candidates import Candidates, head_scores, join, likelihoods, listwise_loss, table_of, unfold
-from gptwo.tasks.match import separator, share_room
 from gptwo.tasks.rank import candidate_scores
-from gptwo.tasks.tag import is_cjk
+from gptwo.tasks.sequences import is_unspaced, separator, share_room
 from gptwo.tokenizer import Tokenizer
 
 BLANK = "___"
@@ -267,7 +266,7 @@ def read_head(tokenizer: Tokenizer, stem: str, choice: str, max_length: int) -> 
 def pieces_of(tokenizer: Tokenizer, stem: str, choice: str) -> tuple[list[int], list[int], list[int]]:
     """Tokens before, of and behind a choice in its running text; a token across the border counts to the choice."""
     before, blank, after = stem.partition(BLANK)
-    if not blank and before and not (before[-1].isspace() or is_cjk(before[-1]) or is_cjk(choice[:1])):
+    if not blank and before and not (before[-1].isspace() or is_unspaced(before[-1]) or is_unspaced(choice[:1])):
         before += " "
     begin, end = len(before.rstrip()), len(before) + len(choice)
     ids, offsets = tokenizer.encode_with_offsets(before + choice + after)

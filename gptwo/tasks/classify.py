@@ -28,6 +28,7 @@ from gptwo.model.heads import Model
 from gptwo.recipe import TaskSection
 from gptwo.tasks import trust
 from gptwo.tasks.base import Predictor, forward_batches
+from gptwo.tasks.sequences import encode_text, head_and_tail
 from gptwo.tokenizer import Tokenizer
 
 
@@ -359,23 +360,3 @@ class Classify(Predictor):
                 fix=did_you_mean(label, self.labels),
             )
         return self.labels.index(label)
-
-
-def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of a text, [CLS] before it where the vocabulary has one; an empty text is the end token alone."""
-    ids = tokenizer.encode(text)
-    if tokenizer.start_id is not None:
-        ids = [tokenizer.start_id, *ids]
-    return ids or [tokenizer.end_id or 0]
-
-
-def head_and_tail(ids: list[int], length: int) -> tuple[list[int], int]:
-    """At most `length` ids, the first and the last halves, and how many were cut out between them.
-
-    >>> head_and_tail([1, 2, 3, 4, 5, 6], 4)
-    ([1, 2, 5, 6], 2)
-    """
-    if len(ids) <= length:
-        return ids, 0
-    tail = length // 2
-    return ids[: length - tail] + ids[len(ids) - tail :], len(ids) - length

@@ -32,8 +32,7 @@ from gptwo.model.loss import IGNORE
 from gptwo.recipe import TaskSection
 from gptwo.tasks.base import Predictor, forward_batches
 from gptwo.tasks.candidates import owner_of
-from gptwo.tasks.classify import head_and_tail
-from gptwo.tasks.match import separator
+from gptwo.tasks.sequences import head_and_tail, separator
 from gptwo.tokenizer import Tokenizer
 
 START, END = 1, 2  # added up in the label of a token at which an answer begins, ends

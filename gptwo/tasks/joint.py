@@ -27,7 +27,7 @@ from gptwo.model.loss import IGNORE
 from gptwo.recipe import TaskSection
 from gptwo.tasks import trust
 from gptwo.tasks.base import Predictor, forward_batches
-from gptwo.tasks.classify import encode_text, head_and_tail
+from gptwo.tasks.sequences import encode_text, head_and_tail
 from gptwo.tasks.texts import evenly
 from gptwo.tokenizer import Tokenizer
 

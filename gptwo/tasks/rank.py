@@ -22,7 +22,7 @@ from gptwo.model.heads import Model
 from gptwo.recipe import TaskSection
 from gptwo.tasks.base import Predictor, forward_batches
 from gptwo.tasks.candidates import head_scores, join, listwise_loss, pairwise_loss, table_of, unfold
-from gptwo.tasks.match import encode_pair
+from gptwo.tasks.sequences import encode_pair
 from gptwo.tokenizer import Tokenizer
 
 RANDOM = "Random order"

@@ -7,7 +7,6 @@ Improves Language Model Embeddings").
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -27,9 +26,8 @@ from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
 from gptwo.recipe import TaskSection
 from gptwo.tasks.base import Predictor, forward_batches
+from gptwo.tasks.sequences import encode_words, split_points
 from gptwo.tokenizer import Tokenizer
-
-CJK = "\u2e80-\u9fff\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff"  # in a regular expression
 
 
 class Tag(Predictor):
@@ -244,50 +242,3 @@ def scheme_of_labels(labels: Sequence[str]) -> str | None:
     """The scheme that a set of tags belongs to, None where they mark no entities."""
     found = tagging.detect_scheme([[label] for label in labels])
     return "IOB2" if found in ("IOB1", "mixed") else found
-
-
-def encode_words(tokenizer: Tokenizer, words: Sequence[str]) -> list[list[int]]:
-    """Ids of each word as it stands in running text: a space before it, but none between Chinese characters."""
-    spaced = []
-    for i, word in enumerate(words):
-        apart = i > 0 and tokenizer.kind == "bpe" and not (is_cjk(words[i - 1][-1:]) and is_cjk(word[:1]))
-        spaced.append((" " if apart else "") + word)
-    fallback = [tokenizer.end_id or 0]  # a word that has no token of its own, as an empty one
-    return [ids or fallback for ids in tokenizer.encode_batch(spaced)]
-
-
-def is_cjk(character: str) -> bool:
-    """Whether a character is written without spaces: Chinese characters and full-width punctuation, kana.
-
-    >>> is_cjk("中"), is_cjk("，"), is_cjk("a"), is_cjk("")
-    (True, True, False, False)
-    """
-    return re.fullmatch(f"[{CJK}]", character) is not None
-
-
-def words_of(text: str) -> list[str]:
-    """A running text as data with tags are usually split: Chinese characters and punctuation each alone.
-
-    >>> words_of("Anna lives in (East) Berlin."), words_of("小明去NBA了。")
-    (['Anna', 'lives', 'in', '(', 'East', ')', 'Berlin', '.'], ['小', '明', '去', 'NBA', '了', '。'])
-    """
-    letter = rf"[^\W_{CJK}]"
-    return re.findall(rf"{letter}(?:[^\s{CJK}]*{letter})?|\S", text)
-
-
-def split_points(lengths: Sequence[int], room: int) -> list[int]:
-    """Where to end each piece so that its lengths add up to at most `room` (a longer item stands alone).
-
-    >>> split_points([2, 2, 3, 9, 1], 5), split_points([], 5)
-    ([2, 3, 4, 5], [])
-    """
-    if not lengths:
-        return []
-    ends, used = [], 0
-    for place, length in enumerate(lengths):
-        length = min(length, room)
-        if used and used + length > room:
-            ends.append(place)
-            used = 0
-        used += length
-    return [*ends, len(lengths)]

@@ -17,7 +17,7 @@ from gptwo.evaluate.report import Report, System
 from gptwo.model.pretrained import Pretrained
 from gptwo.tasks import restore_task
 from gptwo.tasks.base import Predictor, Task
-from gptwo.tasks.tag import words_of
+from gptwo.tasks.sequences import words_of
 from gptwo.tokenizer import Tokenizer
 from gptwo.train.parts import Part
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from gptwo.data.batching import collate
 from gptwo.errors import DataError, UsageError
-from gptwo.tasks.classify import Classify, head_and_tail
+from gptwo.tasks.classify import Classify
 
 
 @pytest.fixture
@@ -199,15 +197,6 @@ def test_a_long_text_keeps_head_and_tail_and_counts_what_is_cut(record, tokenize
     (example,) = Classify(["a", "b"]).encode(record(text=text, label="a"), tokenizer, 9)
     assert list(example.ids) == whole[:5] + whole[-4:]
     assert example.truncated == len(whole) - 9
-
-
-@given(st.lists(st.integers(), max_size=30), st.integers(1, 12))
-def test_head_and_tail_never_exceed_the_length(ids, length):
-    kept, cut = head_and_tail(ids, length)
-    assert len(kept) == min(len(ids), length)
-    assert len(kept) + cut == len(ids)
-    if cut:
-        assert kept == ids[: length - length // 2] + (ids[-(length // 2) :] if length > 1 else [])
 
 
 # --- predictions

@@ -5,14 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from gptwo.data.batching import collate
-from gptwo.errors import DataError, UsageError
+from gptwo.errors import DataError
 from gptwo.evaluate.pairs import PairLogisticRegression, overlap
-from gptwo.tasks.match import Match, encode_pair, share_room
+from gptwo.tasks.match import Match
 
 
 @pytest.fixture
@@ -27,16 +25,6 @@ def test_a_pair_is_both_texts_with_the_end_token_between(tokenizer, record):
     assert (example.target, example.truncated) == (1, 0)
 
 
-def test_a_bert_vocabulary_begins_with_its_start_token(chinese):
-    ids, _ = encode_pair(chinese, "猫坐", "狗", 32)
-    assert ids == [chinese.start_id, *chinese.encode("猫坐"), chinese.end_id, *chinese.encode("狗")]
-
-
-def test_text_that_looks_like_the_separator_is_text(tokenizer):
-    ids, _ = encode_pair(tokenizer, "a<|endoftext|>b", "c", 64)
-    assert ids.count(tokenizer.end_id) == 1
-
-
 def test_of_a_pair_too_long_the_longer_text_is_cut_and_the_cut_is_counted(tokenizer, record):
     short, long = "the cat", "the dog sat on the log. " * 9
     for a, b in ((short, long), (long, short)):
@@ -45,21 +33,6 @@ def test_of_a_pair_too_long_the_longer_text_is_cut_and_the_cut_is_counted(tokeni
         assert example.truncated == len(tokenizer.encode(short)) + len(tokenizer.encode(long)) - 19
         kept = " ".join(map(str, example.ids))
         assert " ".join(map(str, tokenizer.encode(short))) in kept
-
-
-@given(st.integers(0, 40), st.integers(0, 40), st.integers(2, 30))
-def test_two_texts_share_the_room_and_waste_none(first, second, room):
-    a, b = share_room(first, second, room)
-    assert 0 <= a <= first
-    assert 0 <= b <= second
-    assert a + b == min(room, first + second)
-    assert a == first or a >= min(room // 2, first)
-    assert b == second or b >= min(room // 2, second)
-
-
-def test_too_little_room_is_a_usage_error(tokenizer):
-    with pytest.raises(UsageError, match="too few for a pair"):
-        encode_pair(tokenizer, "a", "b", 2)
 
 
 def test_an_unknown_label_names_file_and_row(pairs, tokenizer):

@@ -9,8 +9,8 @@ import torch
 from gptwo.data.batching import collate
 from gptwo.errors import DataError
 from gptwo.evaluate.ranking import ranking_values
-from gptwo.tasks.match import encode_pair
 from gptwo.tasks.rank import Rank
+from gptwo.tasks.sequences import encode_pair
 
 
 @pytest.fixture

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gptwo.data.batching import collate
 from gptwo.errors import DataError, UsageError
 from gptwo.model.loss import IGNORE
-from gptwo.tasks.tag import Tag, encode_words, split_points, words_of
+from gptwo.tasks.sequences import encode_words
+from gptwo.tasks.tag import Tag
 
 SENTENCE = ["Anna", "lives", "in", "New", "York", "."]
 TAGS = ["I-PER", "O", "O", "I-LOC", "I-LOC", "O"]
@@ -92,42 +91,6 @@ def test_an_unknown_tag_and_a_missing_one_name_file_and_row(record, tokenizer):
 # --- sentences as tokens
 
 
-def test_words_are_encoded_as_in_running_text(tokenizer):
-    assert flat(encode_words(tokenizer, SENTENCE[:3])) == tokenizer.encode("Anna lives in")
-
-
-def test_chinese_characters_are_encoded_without_spaces(tokenizer, chinese):
-    words = ["猫", "坐", "在", "垫子", "，", "the", "cat"]
-    assert tokenizer.decode(flat(encode_words(tokenizer, words))) == "猫坐在垫子， the cat"
-    assert flat(encode_words(chinese, words)) == chinese.encode("猫坐在垫子，the cat")
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", []),
-        (" \n", []),
-        ("don't e-mail U.N. envoys!", ["don't", "e-mail", "U.N", ".", "envoys", "!"]),
-        ("3.14 (about)", ["3.14", "(", "about", ")"]),
-        ("我爱𠮷野家，ＡＢ", ["我", "爱", "𠮷", "野", "家", "，", "Ａ", "Ｂ"]),
-        ("去New York吧", ["去", "New", "York", "吧"]),
-        ("😀 ok…", ["😀", "ok", "…"]),
-    ],
-)
-def test_running_text_falls_into_words(text, words):
-    assert words_of(text) == words
-
-
-@given(st.text(max_size=40))
-def test_words_lose_nothing_but_white_space(text):
-    assert "".join(words_of(text)) == "".join(text.split())
-
-
-def test_a_word_without_a_token_gets_one(tokenizer):
-    pieces = encode_words(tokenizer, ["", "the", ""])
-    assert all(pieces)
-
-
 @pytest.mark.parametrize("context", ["both", "left"])
 def test_the_label_stands_at_the_last_piece_of_its_word(record, tokenizer, context):
     task = fitted(record, [(SENTENCE, TAGS)], context=context)
@@ -162,16 +125,6 @@ def test_with_both_contexts_the_first_word_sees_the_last(record, tokenizer, netw
         ]
         found[context] = np.allclose(tables[0][0], tables[1][0])
     assert found == {"both": False, "left": True}
-
-
-@given(st.lists(st.integers(1, 9), max_size=30), st.integers(1, 12))
-def test_pieces_cover_a_sentence_in_order(lengths, room):
-    ends = split_points(lengths, room)
-    assert ends == sorted(set(ends))
-    assert not lengths or ends[-1] == len(lengths)
-    for start, end in zip([0, *ends], ends, strict=False):
-        assert end > start
-        assert sum(min(length, room) for length in lengths[start:end]) <= room
 
 
 @pytest.mark.parametrize("context", ["both", "left"])
