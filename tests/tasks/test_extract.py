@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from gptwo.data.batching import collate
 from gptwo.errors import DataError, UsageError
 from gptwo.model.loss import IGNORE
-from gptwo.tasks.extract import END, START, Extract, answers_of, span_loss
+from gptwo.tasks.extract import Extract
+from gptwo.tasks.windows import END, START, answers_of, span_loss
 
 CONTEXT = "Anna lives in Berlin. the cat sat on the mat. 猫坐在垫子上，狗坐在木头上。"
 
