@@ -10,6 +10,8 @@ are made once a pass, and attention gets them as it gets those of earlier tokens
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +20,7 @@ from gptwo.model.cache import Before, Cache
 from gptwo.model.gpt2 import GPT2
 
 
-class VirtualTokens(nn.Module):
+class VirtualTokens(nn.Module, ABC):
     """What stands in `GPT2.prefix`.
 
     Args:
@@ -42,9 +44,9 @@ class VirtualTokens(nn.Module):
             cache.begin_with(*self.keys_and_values(network))
         return cache
 
+    @abstractmethod
     def keys_and_values(self, network: GPT2) -> tuple[Tensor, Tensor]:
         """(L, H, P, D) each."""
-        raise NotImplementedError
 
 
 class Prefix(VirtualTokens):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain, islice, pairwise
@@ -35,7 +36,7 @@ class StreamDecoder(Protocol):
         """What was held back; the decoder is then ready for a new sequence."""
 
 
-class Tokenizer:
+class Tokenizer(ABC):
     """Base of `ByteLevelTokenizer` and `BertTokenizer`; get one from `load_tokenizer` or `train_bpe`.
 
     Ids run from 0 to `vocab_size - 1`, added tokens included. Text that looks like a special token is plain text
@@ -160,6 +161,7 @@ class Tokenizer:
 
     # --- ids to text
 
+    @abstractmethod
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         """Text of ids. Ids that are negative (padding) or beyond the vocabulary give nothing; nothing raises.
 
@@ -167,23 +169,22 @@ class Tokenizer:
             ids: integers, a list or an array of one dimension.
             skip_special: leave special tokens out of the text.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Bytes of ids; for byte-level vocabularies exact even where they are no valid UTF-8."""
-        raise NotImplementedError
 
+    @abstractmethod
     def token_bytes(self, token_id: int) -> bytes:
         """Bytes that one token stands for.
 
         Raises:
             UsageError: the id is not in the vocabulary.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def stream(self, *, skip_special: bool = False) -> StreamDecoder:
         """A decoder that is fed one id at a time and returns whole characters as soon as they are certain."""
-        raise NotImplementedError
 
     # --- identity and disk
 
