@@ -16,6 +16,11 @@ def console():
     return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 200)
 
 
+def say(text: str) -> None:
+    """Tell the person at the terminal: the text as it is, however long its paths."""
+    console().print(text, soft_wrap=True, markup=False)
+
+
 def print_json(value: Any) -> None:
     """Print one object on stdout, UTF-8, keys in the given order."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
@@ -56,6 +61,36 @@ def begin(model: str, threads: int | None, *, example: str) -> None:
     if not model:
         raise UsageError("Which model?", where="--model", fix=example)
     runtime.set_threads(threads)
+
+
+def run_settings(
+    assignments: list[str] | None,
+    *,
+    columns: str | None = None,
+    format: str | None = None,
+    encoding: str | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """The recipe keys behind the flags of every run, and those of `--set` over them.
+
+    Raises:
+        UsageError: columns or an assignment that cannot be read.
+    """
+    from gptwo.recipe import parse_assignments
+
+    return {
+        "data.columns": parse_columns(columns),
+        "data.format": format,
+        "data.encoding": encoding,
+        "train.seed": seed,
+        "train.device": device,
+        "train.precision": precision,
+        "train.threads": threads,
+        **parse_assignments(assignments or []),
+    }
 
 
 def parse_columns(text: str | None) -> dict[str, str] | None:

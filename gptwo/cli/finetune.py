@@ -21,9 +21,11 @@ from gptwo.cli.options import (
     OverwriteOption,
     PrecisionOption,
     RecipeArgument,
+    RecordsOption,
     ResumeOption,
     SeedOption,
     SetOption,
+    StartOption,
     StrictOption,
     Text,
     Texts,
@@ -34,9 +36,9 @@ from gptwo.tasks import NAMES
 
 def finetune(
     recipe: RecipeArgument = None,
-    model: Annotated[Text, typer.Option(help="Model to start from: a name or a folder.")] = None,
+    model: StartOption = None,
     task: Annotated[Text, typer.Option(help=f"{', '.join(NAMES)}.")] = None,
-    train: Annotated[Texts, typer.Option(help="Training records: files, folders or globs.")] = None,
+    train: RecordsOption = None,
     valid: Annotated[Texts, typer.Option(help="Records for early stopping; none: a share of train.")] = None,
     test: Annotated[Texts, typer.Option(help="Records for the report; none: those of valid.")] = None,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/finetune"),
@@ -65,8 +67,7 @@ def finetune(
     json: JsonOption = False,
 ) -> None:
     """Tune a model for a task; report it before and after, beside cheap baselines."""
-    from gptwo.cli.common import check_gate, console, parse_columns, parse_gate, print_json
-    from gptwo.recipe import parse_assignments
+    from gptwo.cli.common import check_gate, console, parse_gate, print_json, run_settings, say
     from gptwo.train.finetune import finetune as run
     from gptwo.tune.sizes import learning_curve as add_sizes
     from gptwo.tune.sizes import parse_sizes
@@ -74,9 +75,6 @@ def finetune(
     gate = parse_gate(fail_under)
     sizes = parse_sizes(learning_curve) if learning_curve else []
     settings = {
-        "data.columns": parse_columns(columns),
-        "data.format": format,
-        "data.encoding": encoding,
         "data.strict": strict or None,
         "train.epochs": epochs,
         "train.steps": steps,
@@ -85,11 +83,16 @@ def finetune(
         "train.patience": patience,
         "freeze.policy": freeze,
         "adapter.name": adapter,
-        "train.seed": seed,
-        "train.device": device,
-        "train.precision": precision,
-        "train.threads": threads,
-        **parse_assignments(set_ or []),
+        **run_settings(
+            set_,
+            columns=columns,
+            format=format,
+            encoding=encoding,
+            seed=seed,
+            device=device,
+            precision=precision,
+            threads=threads,
+        ),
     }
     done = run(
         model,
@@ -110,10 +113,8 @@ def finetune(
     else:
         done.report.print(console())
         verb = 'generate --model {} "a prompt"' if done.report.task == "language" else 'predict --model {} "a text"'
-        console().print(
+        say(
             f"\nmodel:  {done.folder / 'best'}\nreport: {done.folder / 'report.html'}\n"
-            f"use it: gptwo {verb.format(done.folder)}",
-            soft_wrap=True,
-            markup=False,
+            f"use it: gptwo {verb.format(done.folder)}"
         )
     check_gate(done.report, gate)

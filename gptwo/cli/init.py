@@ -80,7 +80,7 @@ def init(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
     """Write a recipe with every key, its default and what it means."""
-    from gptwo.cli.common import console
+    from gptwo.cli.common import say
     from gptwo.errors import UsageError, did_you_mean
     from gptwo.recipe import commented_recipe
 
@@ -90,6 +90,4 @@ def init(
         raise UsageError("The file is there already.", where=out, fix="--overwrite, or another --out")
     verb = "pretrain" if task == "pretrain" else "finetune"
     out.write_text(f"# gptwo {verb} {out} --out runs/mine\n\n{commented_recipe(STARTERS[task])}", encoding="utf-8")
-    console().print(
-        f"{out}: set data.train to your files, then run: gptwo {verb} {out} --out runs/mine", soft_wrap=True
-    )
+    say(f"{out}: set data.train to your files, then run: gptwo {verb} {out} --out runs/mine")

@@ -25,7 +25,7 @@ def merge(
 
     from gptwo.adapt.gate import PROMPTS
     from gptwo.adapt.gate import merge as run
-    from gptwo.cli.common import console, print_json
+    from gptwo.cli.common import print_json, say
     from gptwo.errors import DataError
 
     texts = list(PROMPTS)
@@ -39,8 +39,4 @@ def merge(
         print_json({"adapter": adapter, "out": str(out), **asdict(found)})
         return
     text = "" if found.same_text is None else f", {found.same_text} of {found.prompts} greedy texts are equal"
-    console().print(
-        f"{out}: equal on {found.prompts} prompts (logits differ by {found.largest:.1e} of the largest{text})",
-        soft_wrap=True,
-        markup=False,
-    )
+    say(f"{out}: equal on {found.prompts} prompts (logits differ by {found.largest:.1e} of the largest{text})")

@@ -37,6 +37,7 @@ ListSeparatorOption = Annotated[Text, typer.Option(help="What parts several valu
 TextColumnOption = Annotated[str, typer.Option(help="Column or key of the text in tables and JSON.")]
 SeparatorOption = Annotated[str, typer.Option(help="Line between two documents of a text file.")]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be used (exit 3).")]
+RecordsOption = Annotated[Texts, typer.Option(help="Training records: files, folders or globs.")]
 
 # recipes and runs
 RecipeArgument = Annotated[File, typer.Argument(help="Recipe (TOML); flags and --set go over it.")]
@@ -49,6 +50,7 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Start anew i
 
 # a model that is there
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="A run folder, a model folder or a name.")]
+StartOption = Annotated[Text, typer.Option("--model", help="Model to start from: a name or a folder.")]
 
 # what comes out
 FailUnderOption = Annotated[Text, typer.Option(help="metric=value that must be reached, else exit 5.")]

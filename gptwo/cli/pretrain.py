@@ -46,9 +46,9 @@ def pretrain(
     json: JsonOption = False,
 ) -> None:
     """Train a language model on text, from fresh weights or going on from a model."""
-    from gptwo.cli.common import console, print_json
+    from gptwo.cli.common import console, print_json, run_settings, say
     from gptwo.evaluate.report import read_report
-    from gptwo.recipe import load_recipe, parse_assignments
+    from gptwo.recipe import load_recipe
     from gptwo.train.pretrain import pretrain as run
     from gptwo.train.run import begun_recipe, nothing_to_resume
 
@@ -61,11 +61,7 @@ def pretrain(
         "train.steps": steps,
         "train.batch_size": batch_size,
         "optimizer.learning_rate": learning_rate,
-        "train.seed": seed,
-        "train.device": device,
-        "train.precision": precision,
-        "train.threads": threads,
-        **parse_assignments(set_ or []),
+        **run_settings(set_, seed=seed, device=device, precision=precision, threads=threads),
     }
     given = recipe or begun_recipe(out, resume=resume)
     if resume and given is None and train is None:
@@ -77,6 +73,4 @@ def pretrain(
     else:
         if (out / "report.json").is_file():
             read_report(out).print(console())
-        console().print(
-            f'\nmodel: {model.folder}\ntry it: gptwo generate --model {out} "a prompt"', soft_wrap=True, markup=False
-        )
+        say(f'\nmodel: {model.folder}\ntry it: gptwo generate --model {out} "a prompt"')

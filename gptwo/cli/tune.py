@@ -17,8 +17,10 @@ from gptwo.cli.options import (
     JsonOption,
     PrecisionOption,
     RecipeArgument,
+    RecordsOption,
     SeedOption,
     SetOption,
+    StartOption,
     Text,
     Texts,
     ThreadsOption,
@@ -32,9 +34,9 @@ SHOWN = 15  # trials in the table
 
 def tune(
     recipe: RecipeArgument = None,
-    model: Annotated[Text, typer.Option(help="Model to start from: a name or a folder.")] = None,
+    model: StartOption = None,
     task: Annotated[Text, typer.Option(help="What is learned.")] = None,
-    train: Annotated[Texts, typer.Option(help="Training records: files, folders or globs.")] = None,
+    train: RecordsOption = None,
     valid: Annotated[Texts, typer.Option(help="Records that decide; none: a share of train.")] = None,
     test: Annotated[Texts, typer.Option(help="Records the best trial is measured on, once, at the end.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the search.")] = Path("runs/tune"),
@@ -56,23 +58,24 @@ def tune(
     json: JsonOption = False,
 ) -> None:
     """Search the ranges in a recipe's [search]; write the best recipe, a page and the best trial's report."""
-    from gptwo.cli.common import check_gate, console, parse_columns, parse_gate, print_json
+    from gptwo.cli.common import check_gate, console, parse_gate, print_json, run_settings, say
     from gptwo.errors import UsageError
-    from gptwo.recipe import parse_assignments
 
     gate = parse_gate(fail_under)
     settings = {
-        "data.columns": parse_columns(columns),
-        "data.format": format,
-        "data.encoding": encoding,
         "search.trials": trials,
         "search.metric": metric,
         "search.parallel": parallel,
-        "train.seed": seed,
-        "train.device": device,
-        "train.precision": precision,
-        "train.threads": threads,
-        **parse_assignments(set_ or []),
+        **run_settings(
+            set_,
+            columns=columns,
+            format=format,
+            encoding=encoding,
+            seed=seed,
+            device=device,
+            precision=precision,
+            threads=threads,
+        ),
     }
     given = {"task": task, "train": train, "valid": valid, "out": out, "recipe": recipe, "settings": settings}
     if lr_range:
@@ -84,17 +87,12 @@ def tune(
         if json:
             print_json(rates.to_dict())
             return
-        console().print(
+        say(
             f"\nlowest loss at {rates.lowest:.2e}, steepest fall at {rates.steepest:.2e}\n"
-            f"try:  --learning-rate {rates.suggested:.1e}\npage: {out / 'rates.html'}",
-            soft_wrap=True,
-            markup=False,
+            f"try:  --learning-rate {rates.suggested:.1e}\npage: {out / 'rates.html'}"
         )
         return
     from gptwo.tune.search import tune as run
-
-    def say(line: str) -> None:
-        console().print(line, soft_wrap=True, markup=False)
 
     found = run(model, test=test, **given, resume=resume, overwrite=overwrite, say=say)
     if json:
@@ -110,7 +108,7 @@ def show(found: Found) -> None:
     from rich.table import Table
     from rich.text import Text as Cell
 
-    from gptwo.cli.common import console
+    from gptwo.cli.common import console, say
     from gptwo.evaluate.metric_names import format_value, unit_title
     from gptwo.evaluate.search_page import ranked, written
 
@@ -135,10 +133,8 @@ def show(found: Found) -> None:
         console().print(f"… {len(order) - SHOWN} more in search.html", style="dim")
     if found.importance:
         shares = ", ".join(f"{key} {100 * share:.0f} %" for key, share in found.importance.items())
-        console().print(f"importance: {shares}", soft_wrap=True, markup=False)
-    console().print(
+        say(f"importance: {shares}")
+    say(
         f"\nmodel:  {found.run / 'best'}\nreport: {found.run / 'report.html'}\nsearch: {found.folder / 'search.html'}\n"
-        f"again:  gptwo finetune {found.folder / 'best.toml'} --out runs/best",
-        soft_wrap=True,
-        markup=False,
+        f"again:  gptwo finetune {found.folder / 'best.toml'} --out runs/best"
     )
