@@ -1,0 +1,90 @@
+"""What is done to whole records of one model in the scheduler's thread: predictions, rankings, vectors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gptwo.data.sources import Record
+from gptwo.serve.models import Served
+from gptwo.serve.schemas import ExplainRequest
+
+
+class Calls:
+    """The calls of one model. The same thing is the same call, so that requests for it are done together."""
+
+    def __init__(self, served: Served):
+        self._served = served
+        self._made: dict[Any, Callable[[list[Any]], list[Any]]] = {}
+
+    def predict(self, num_beams: int | None = None) -> Callable[[list[Record]], list[dict[str, Any]]]:
+        """What the task says of records, as `gptwo predict` prints it."""
+
+        def call(records: list[Record]) -> list[dict[str, Any]]:
+            task = self._served.task
+            if num_beams is not None:
+                task = with_beams(task, num_beams)
+            return task.rows(records, self._said(task, records))  # type: ignore[attr-defined]
+
+        return self._once(("predict", num_beams), call)
+
+    def rank(self) -> Callable[[list[Record]], list[np.ndarray]]:
+        """Scores of the candidates of each record."""
+        return self._once("rank", lambda records: list(self._said(self._served.task, records)))
+
+    def embed(self) -> Callable[[list[list[int]]], list[np.ndarray]]:
+        """A vector of length 1 for each row of token ids."""
+
+        def call(rows: list[list[int]]) -> list[np.ndarray]:
+            means = self._served.backend.hidden(rows)
+            return [mean / max(float(np.linalg.norm(mean)), 1e-12) for mean in means]
+
+        return self._once("embed", call)
+
+    def explain(self) -> Callable[[list[ExplainRequest]], list[dict[str, Any]]]:
+        """How the model came to what it says."""
+
+        def call(requests: list[ExplainRequest]) -> list[dict[str, Any]]:
+            from gptwo.explain import explain
+
+            found = []
+            with self._served.backend.speaking():
+                for one in requests:
+                    said = explain(
+                        self._served.pretrained, one.input, target=one.target, at=one.at, steps=one.steps or 32
+                    )
+                    found.append(json.loads(json.dumps(said.to_dict(), default=_plain)))
+            return found
+
+        return self._once("explain", call)
+
+    def _once(self, name: Any, call: Callable[[list[Any]], list[Any]]) -> Callable[[list[Any]], list[Any]]:
+        return self._made.setdefault(name, call)
+
+    def _said(self, task: Any, records: Sequence[Record]) -> Any:
+        served = self._served
+        with served.backend.speaking():
+            return task.predict(
+                served.backend.network,
+                served.codec.need("A task"),
+                records,
+                max_length=served.max_length,
+                precision=served.precision,
+            )
+
+
+def with_beams(task: Any, num_beams: int) -> Any:
+    """A writing task with another number of beams; one is greedy."""
+    import copy
+
+    changed = copy.copy(task)
+    kept = {name: value for name, value in task.decode.items() if num_beams == 1 or name not in ("temperature", "seed")}
+    changed.decode = {**kept, "num_beams": num_beams, **({"temperature": 0.0} if num_beams == 1 else {})}
+    return changed
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -1,0 +1,271 @@
+"""The models a server has, by name: loaded, found, unloaded."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gptwo import hub
+from gptwo.adapt.store import is_adapter, load
+from gptwo.adapt.switch import AdapterSet
+from gptwo.errors import GptwoError, UsageError
+from gptwo.generate.codec import Codec
+from gptwo.generate.constrain import Constrainer
+from gptwo.generate.engine import DTYPES
+from gptwo.generate.options import model_defaults
+from gptwo.model.pretrained import Pretrained
+from gptwo.runtime import pick_device, pick_precision
+from gptwo.serve.scheduler import Lane, Scheduler
+from gptwo.serve.settings import Settings
+from gptwo.serve.torch_steps import TorchSteps
+from gptwo.tasks import restore_task
+
+if TYPE_CHECKING:
+    from gptwo.serve.calls import Calls
+    from gptwo.tasks.base import Task
+
+NAME = re.compile(r"\w[\w.:@/-]{0,126}", re.ASCII)
+
+
+@dataclass(eq=False)
+class Served:
+    """A model that answers.
+
+    Args:
+        name: as clients write it.
+        pretrained: the model; one over a shared base is whole only inside `backend.speaking()`.
+        task: what it is tuned for.
+        backend: does its work.
+        source: the folder or name it came from.
+        base: the name of the model whose weights it shares.
+    """
+
+    name: str
+    pretrained: Pretrained
+    task: Task
+    backend: TorchSteps
+    source: str
+    head: str
+    base: str | None = None
+    half: bool = False  # products in bf16 over weights in float32: of heads with labels
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        self.codec = Codec(self.pretrained.tokenizer, self.pretrained.config.vocab_size)
+        self.config = self.backend.config
+        self.defaults = _defaults(self.pretrained.folder)
+
+    @property
+    def writes(self) -> bool:
+        """Whether it has a language head."""
+        return self.head == "language"
+
+    @property
+    def precision(self) -> str:
+        """Of the products of a task."""
+        return "bf16" if self.backend.dtype == torch.bfloat16 or self.half else "fp32"
+
+    @cached_property
+    def calls(self) -> Calls:
+        """What is done to whole records."""
+        from gptwo.serve.calls import Calls
+
+        return Calls(self)
+
+    @cached_property
+    def constrainer(self) -> Constrainer:
+        """For texts of a required form."""
+        return Constrainer(self.codec.need("A text of a required form"))
+
+    @cached_property
+    def template(self) -> str | None:
+        """The Jinja template of its tokenizer."""
+        folder = self.pretrained.folder
+        if folder is None:
+            return None
+        alone = Path(folder) / "chat_template.jinja"
+        if alone.is_file():
+            return alone.read_text(encoding="utf-8")
+        file = Path(folder) / "tokenizer_config.json"
+        found = json.loads(file.read_text(encoding="utf-8")).get("chat_template") if file.is_file() else None
+        if isinstance(found, list):
+            found = next((one.get("template") for one in found if one.get("name") == "default"), None)
+        return found
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a record at most, as it was tuned."""
+        return min(self.pretrained.info.get("max_length") or self.config.n_positions, self.config.n_positions)
+
+
+class Models:
+    """The models of a server; loading happens in the caller's thread, changes of a shared base between two steps.
+
+    Args:
+        scheduler: works for them.
+    """
+
+    def __init__(self, scheduler: Scheduler, settings: Settings):
+        self.scheduler, self.settings = scheduler, settings
+        self.served: dict[str, Served] = {}
+        self._sets: dict[str, AdapterSet] = {}
+        self._lock = threading.Lock()
+
+    def find(self, name: str) -> Served | None:
+        """The model of a name."""
+        return self.served.get(name)
+
+    def add(self, name: str, source: str | Path | Pretrained) -> Served:
+        """Load a model, or an adapter with a base of its own, and serve it.
+
+        Raises:
+            UsageError: the name is taken or is none.
+            MissingError, DataError: it cannot be loaded.
+        """
+        with self._lock:
+            self._check(name)
+            pretrained = source if isinstance(source, Pretrained) else self._load(source)
+            served = self._served(name, pretrained, str(source) if not isinstance(source, Pretrained) else name)
+            self._begin(served)
+            return served
+
+    def add_adapter(self, name: str, folder: str | Path, base: str) -> Served:
+        """Load an adapter over a model that is served; both share its weights.
+
+        Raises:
+            UsageError: the name is taken, the base is not served, or the folder holds no adapter.
+            DataError: it belongs to another base.
+        """
+        with self._lock:
+            self._check(name)
+            below = self.served.get(base)
+            if below is None or below.base is not None:
+                raise UsageError(f"There is no model {base!r} to put an adapter on.", where="base")
+
+            def change() -> Served:
+                adapters = self._sets.get(base)
+                if adapters is None:
+                    adapters = self._sets[base] = AdapterSet(below.pretrained)
+                    below.backend.using = lambda: adapters.use(None)
+                adapters.add(name, folder)
+                found = adapters.loaded[name]
+                return self._served(name, found, str(folder), base=base, using=lambda: adapters.use(name))
+
+            served = self.scheduler.between_steps(change) if self.scheduler.alive else change()
+            self._begin(served)
+            return served
+
+    def remove(self, name: str) -> None:
+        """Unload a model; its requests end.
+
+        Raises:
+            UsageError: adapters stand on it.
+        """
+        with self._lock:
+            above = [one.name for one in self.served.values() if one.base == name]
+            if above:
+                raise UsageError(f"The adapters {', '.join(above)} stand on {name!r}.", fix="unload them first")
+            served = self.served.pop(name)
+            self.scheduler.remove(name)
+            self._sets.pop(name, None)
+            if served.base is not None:
+                adapters = self._sets[served.base]
+                self.scheduler.between_steps(lambda: adapters.loaded.pop(name, None))
+
+    def available(self) -> list[str]:
+        """Names in the folder of models that are not loaded."""
+        folder = self.settings.models_dir
+        if folder is None:
+            return []
+        return [place.name for place in model_folders(folder) if place.name not in self.served]
+
+    def folder_of(self, name: str) -> Path:
+        """A model's folder inside the folder of models; nothing outside can be named.
+
+        Raises:
+            UsageError: there is none.
+        """
+        folder = self.settings.models_dir
+        found = [] if folder is None else [place for place in model_folders(folder) if place.name == name]
+        if not found:
+            raise UsageError(f"There is no model {name!r} in the folder of models.", where="model")
+        return found[0]
+
+    # --- inside
+
+    def _check(self, name: str) -> None:
+        if not NAME.fullmatch(name):
+            raise UsageError(f"{name!r} is no name for a model.", fix="letters, digits, and _ . : @ / - between them")
+        if name in self.served:
+            raise UsageError(f"There is a model {name!r} already.", fix="name=FOLDER gives it another name")
+
+    def _load(self, source: str | Path) -> Pretrained:
+        place = pick_device(self.settings.device).value
+        asked = self.settings.precision
+        wanted = "fp32" if asked == "auto" and place == "cpu" else pick_precision(asked, place).value
+        try:
+            loaded = load(source, device=place, dtype=DTYPES[wanted])
+            if loaded.model.head_kind != "language":
+                loaded.model.float()  # scores of labels are read as numbers of full precision
+            return loaded
+        except GptwoError:
+            raise
+        except Exception as error:  # a truncated or foreign file
+            raise GptwoError(
+                f"The model cannot be read: {type(error).__name__}.", where=source, why=str(error).splitlines()[0]
+            ) from error
+
+    def _served(
+        self,
+        name: str,
+        pretrained: Pretrained,
+        source: str,
+        base: str | None = None,
+        using: Callable[[], AbstractContextManager[Any]] | None = None,
+    ) -> Served:
+        codec = Codec(pretrained.tokenizer, pretrained.config.vocab_size)
+        backend = TorchSteps(pretrained.model, codec.vocab_size, codec.end_id, using)
+        with backend.speaking():
+            head = pretrained.model.head_kind
+        task = restore_task(pretrained.info, head)
+        half = head != "language" and self.settings.precision == "bf16"
+        return Served(name, pretrained, task, backend, source, head, base, half)
+
+    def _begin(self, served: Served) -> None:
+        settings = self.settings
+        lane = Lane(
+            served.backend,
+            max_batch=settings.max_batch,
+            chunk=settings.prefill_chunk,
+            cache_tokens=settings.cache_tokens,
+        )
+        self.scheduler.add(served.name, lane)
+        self.served[served.name] = served
+
+
+def model_folders(folder: Path) -> list[Path]:
+    """The models and adapters that lie in a folder, run folders included, by name."""
+    found = [place for place in sorted(folder.iterdir()) if place.is_dir() and not place.name.startswith(".")]
+    return [place for place in found if is_model(hub.run_folder_model(place))]
+
+
+def is_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or is_adapter(folder)
+
+
+def _defaults(folder: Path | None) -> dict[str, Any]:
+    """What the model's generation_config.json asks for."""
+    file = None if folder is None else Path(folder) / "generation_config.json"
+    if file is None or not file.is_file():
+        return {}
+    return model_defaults(json.loads(file.read_text(encoding="utf-8")))

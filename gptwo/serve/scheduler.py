@@ -1,0 +1,500 @@
+"""Who is worked on next: a thread that takes jobs of several models and does one step after another.
+
+    submit -> waiting -> reading (chunks of the prompt) -> running (a token a step) -> done
+                 `-- full: refused      `-- cancelled, too late, failed: their cache is free before the next step
+
+A prompt is admitted when there is a place for its texts and cache for their whole length, in the order of arrival, so
+that a text that has begun is never put off. A step reads at most one chunk's worth of prompts and gives every running
+text one token: long prompts do not stall the texts that others read.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from gptwo.errors import GptwoError, UsageError
+from gptwo.serve.backend import StepBackend
+from gptwo.serve.watch import Watch
+from gptwo.serve.work import Chosen, Chunk, Prompt, Row
+
+log = logging.getLogger("gptwo.serve")
+
+
+class Refused(GptwoError):
+    """A job that is not taken: the queue is full, or the server is going down."""
+
+    def __init__(self, what: str, *, full: bool):
+        super().__init__(what)
+        self.full = full
+
+
+class Stopped(GptwoError):
+    """A job that was ended before it was done."""
+
+
+class TooLate(Stopped):
+    """Its time was up."""
+
+
+class Broken(Stopped):
+    """The server failed at it."""
+
+
+@dataclass(eq=False)
+class Job:
+    """What one request asks for, from its arrival to its end.
+
+    Args:
+        model: the name of the lane that does it.
+        prompts: to be continued.
+        call: instead of prompts, what whole records are given to, with `records`; jobs with an equal `call` are done
+            together.
+        records: of `call`, one result for each.
+        deadline: on the clock of `time.monotonic`; None is never.
+        on_piece: told of each text's new piece, often empty, in the scheduler's thread.
+        on_end: told once, with None when all is done or the error that ended it.
+    """
+
+    model: str
+    prompts: list[Prompt] = field(default_factory=list)
+    call: Callable[[list[Any]], list[Any]] | None = None
+    records: list[Any] = field(default_factory=list)
+    deadline: float | None = None
+    on_piece: Callable[[Row, str], None] | None = None
+    on_end: Callable[[Exception | None], None] = lambda error: None
+    results: list[Any] = field(default_factory=list)
+    arrived: float = 0.0
+    cancelled: bool = False
+    over: bool = False
+    begun: bool = False  # whether a token has come
+
+
+class Lane:
+    """The jobs of one model."""
+
+    def __init__(self, backend: StepBackend, *, max_batch: int, chunk: int, cache_tokens: int | None):
+        self.backend, self.max_batch, self.chunk = backend, max_batch, chunk
+        self.cache_tokens = cache_tokens
+        self.waiting: deque[tuple[Job, Prompt]] = deque()
+        self.reading: list[tuple[Job, Prompt]] = []
+        self.running: dict[Row, tuple[Job, Prompt]] = {}
+        self.calls: deque[Job] = deque()
+
+    @property
+    def jobs(self) -> set[Job]:
+        """All that are not over."""
+        return {job for job, _ in [*self.waiting, *self.reading, *self.running.values()]} | set(self.calls)
+
+    @property
+    def idle(self) -> bool:
+        return not (self.waiting or self.reading or self.running or self.calls)
+
+    def could_ever_hold(self, prompt: Prompt) -> bool:
+        """Whether a prompt fits where nothing else runs."""
+        return len(prompt.rows) <= self.max_batch and self._fits([prompt.longest] * len(prompt.rows))
+
+    def admit(self) -> None:
+        """Let waiting prompts begin, in their order, while there are places and cache for them."""
+        lengths = [prompt.longest for _, prompt in self.running.values()]
+        lengths += [prompt.longest for _, prompt in self.reading for _ in prompt.rows]
+        while self.waiting:
+            prompt = self.waiting[0][1]
+            lengths += [prompt.longest] * len(prompt.rows)
+            if len(lengths) > self.max_batch or not self._fits(lengths):
+                return
+            self.reading.append(self.waiting.popleft())
+
+    def chunks(self) -> list[Chunk]:
+        """What to read in this step. Borders depend on the prompt alone: multiples of the chunk's size."""
+        found: list[Chunk] = []
+        used = widest = 0
+        for _, prompt in self.reading:
+            stop = min(len(prompt.ids), prompt.read + self.chunk)
+            size = stop - prompt.read
+            widest = max(widest, size)
+            used = (len(found) + 1) * widest  # short prompts are padded to the longest
+            if found and (used > self.chunk or not found[-1].is_last):
+                break
+            found.append(Chunk(prompt, prompt.read, stop))
+            if used >= self.chunk:
+                break
+        return found
+
+    def _fits(self, lengths: list[int]) -> bool:
+        return self.cache_tokens is None or self.backend.room_for(lengths) <= self.cache_tokens
+
+
+class Scheduler:
+    """The thread that works for all models.
+
+    Args:
+        max_queue: prompts and calls that wait at most, of all models together; more are refused.
+        call_records: records of whole-text tasks that are done between two steps at most.
+        strict: raise where the accounts do not add up when idle (tests), instead of writing it to the log.
+    """
+
+    def __init__(
+        self, *, max_queue: int = 256, call_records: int = 16, watch: Watch | None = None, strict: bool = False
+    ):
+        self.max_queue, self.call_records, self.strict = max_queue, call_records, strict
+        self.watch = watch or Watch()
+        self.lanes: dict[str, Lane] = {}
+        self.failure: Exception | None = None
+        self._changed = threading.Condition()
+        self._arrived: deque[Job] = deque()  # lanes are touched by the scheduler's thread alone
+        self._tasks: deque[Callable[[], None]] = deque()  # to be run between two steps
+        self._draining = self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    # --- from other threads
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread = threading.Thread(target=self._run, name="gptwo-scheduler", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    @property
+    def waiting(self) -> int:
+        """Prompts and calls that have not begun."""
+        arrived = sum(len(job.prompts) + bool(job.call) for job in list(self._arrived))
+        return arrived + sum(len(lane.waiting) + len(lane.calls) for lane in list(self.lanes.values()))
+
+    @property
+    def running(self) -> int:
+        """Texts that are written."""
+        return sum(len(lane.running) for lane in list(self.lanes.values()))
+
+    @property
+    def cache_tokens(self) -> int:
+        """Tokens that are held in caches."""
+        return sum(lane.backend.held for lane in list(self.lanes.values()))
+
+    def submit(self, job: Job) -> None:
+        """Take a job.
+
+        Raises:
+            Refused: the queue is full, or nothing is taken any more.
+            UsageError: a prompt that would not fit if it were alone.
+            KeyError: no such model.
+        """
+        with self._changed:
+            if self._draining or self._stopping or not self.alive:
+                raise Refused("The server is shutting down.", full=False)
+            lane = self.lanes[job.model]
+            new = len(job.prompts) + bool(job.call)
+            if self.waiting + new > self.max_queue:
+                self.watch.refused("queue")
+                raise Refused(f"The queue is full: {self.waiting} prompts are waiting.", full=True)
+            for prompt in job.prompts:
+                if not lane.could_ever_hold(prompt):
+                    raise UsageError(
+                        f"{len(prompt.rows)} texts of {prompt.longest} tokens do not fit into the server's cache.",
+                        fix="fewer texts or tokens; a larger --max-batch or --cache",
+                    )
+            job.arrived = time.monotonic()
+            self._arrived.append(job)
+            self._changed.notify()
+
+    def cancel(self, job: Job) -> None:
+        """End a job; its cache is free before the next step."""
+        with self._changed:
+            job.cancelled = True
+            self._changed.notify()
+
+    def between_steps(self, task: Callable[[], Any]) -> Any:
+        """Run something in the scheduler's thread, where no step is under way, and return its result."""
+        done = threading.Event()
+        found: list[Any] = []
+
+        def run() -> None:
+            try:
+                found.append((task(), None))
+            except Exception as error:
+                found.append((None, error))
+            done.set()
+
+        with self._changed:
+            if not self.alive:
+                raise Refused("The server is shutting down.", full=False)
+            self._tasks.append(run)
+            self._changed.notify()
+        done.wait()
+        result, error = found[0]
+        if error is not None:
+            raise error
+        return result
+
+    def add(self, name: str, lane: Lane) -> None:
+        """A model begins to be served."""
+        with self._changed:
+            self.lanes[name] = lane
+
+    def remove(self, name: str) -> None:
+        """A model leaves; its jobs end with `Stopped`."""
+
+        def leave() -> None:
+            with self._changed:
+                lane = self.lanes.pop(name, None)
+            if lane is not None:
+                self._end_all(lane, Stopped(f"The model {name!r} was unloaded."))
+
+        self.between_steps(leave)
+
+    def drain(self, timeout: float | None) -> bool:
+        """Take nothing new and wait until all is done; whether it was, in time."""
+        with self._changed:
+            self._draining = True
+            return self._changed.wait_for(lambda: self._idle or not self.alive, timeout)
+
+    def stop(self) -> None:
+        """End now; jobs that are left end with `Stopped`."""
+        with self._changed:
+            self._draining = self._stopping = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+
+    # --- the thread
+
+    @property
+    def _idle(self) -> bool:
+        return not self._tasks and not self._arrived and all(lane.idle for lane in self.lanes.values())
+
+    def _run(self) -> None:
+        try:
+            while True:
+                with self._changed:
+                    if self._idle:
+                        self._check_idle()
+                        self._changed.notify_all()  # to those that drain
+                        self._changed.wait_for(lambda: self._stopping or not self._idle)
+                    if self._stopping:
+                        break
+                    tasks = list(self._tasks)
+                    self._tasks.clear()
+                    self._let_in()
+                    lanes = list(self.lanes.values())
+                for task in tasks:
+                    task()
+                for lane in lanes:
+                    self._sweep(lane)
+                    if not lane.idle:
+                        self._step(lane)
+        except Exception as error:  # a fault of the scheduler itself: say so, and let /health say so
+            self.failure = error
+            log.exception("the scheduler has failed")
+        finally:
+            with self._changed:
+                self._stopping = True
+                self._let_in()
+                left = list(self.lanes.values())
+                tasks = list(self._tasks)
+            for lane in left:
+                self._end_all(lane, Stopped("The server is shutting down."))
+            for task in tasks:
+                task()
+            with self._changed:
+                self._changed.notify_all()
+
+    def _let_in(self) -> None:
+        """New jobs go to their models."""
+        while self._arrived:
+            job = self._arrived.popleft()
+            lane = self.lanes.get(job.model)
+            if lane is None:
+                self._end(job, Stopped(f"The model {job.model!r} was unloaded."))
+                continue
+            lane.waiting.extend((job, prompt) for prompt in job.prompts)
+            if job.call is not None:
+                lane.calls.append(job)
+
+    def _check_idle(self) -> None:
+        """When nothing is to be done, no cache may be held."""
+        for name, lane in self.lanes.items():
+            if lane.backend.held:
+                message = f"{lane.backend.held} tokens of cache are held for {name!r} though nothing runs"
+                if self.strict:
+                    raise AssertionError(message)
+                log.error(message)
+
+    def _sweep(self, lane: Lane) -> None:
+        """Let those leave that are cancelled or too late."""
+        now = time.monotonic()
+        for job in lane.jobs:
+            if job.cancelled:
+                self._drop(lane, job)
+                self._end(job, Stopped("The client has gone."))
+                self.watch.ended("cancelled")
+            elif job.deadline is not None and now >= job.deadline:
+                self._drop(lane, job)
+                self._end(job, TooLate(f"The request was not done within {job.deadline - job.arrived:.3g} seconds."))
+                self.watch.ended("late")
+
+    def _step(self, lane: Lane) -> None:
+        lane.admit()
+        chunks = lane.chunks()
+        if chunks or lane.running:
+            begun = time.monotonic()
+            try:
+                found = lane.backend.step(chunks)
+            except Exception as error:
+                log.exception("a step has failed")
+                self._fail(lane, error)
+                return
+            for chunk in chunks:
+                self._has_read(lane, chunk)
+            for chosen in found:
+                self._take(lane, chosen)
+            self._finish(lane)
+            self.watch.stepped(time.monotonic() - begun, sum(chunk.stop - chunk.start for chunk in chunks), len(found))
+        if lane.calls:
+            self._call(lane)
+
+    def _has_read(self, lane: Lane, chunk: Chunk) -> None:
+        prompt = chunk.prompt
+        prompt.read = chunk.stop
+        if chunk.is_last:
+            (entry,) = [entry for entry in lane.reading if entry[1] is prompt]
+            lane.reading.remove(entry)
+            for row in prompt.rows:
+                lane.running[row] = entry
+
+    def _take(self, lane: Lane, chosen: Chosen) -> None:
+        """Give a text its token; it leaves when that was its last."""
+        row = chosen.row
+        if row not in lane.running:  # its job has ended in this step
+            return
+        job, _ = lane.running[row]
+        try:
+            if chosen.error is not None:
+                raise Broken(chosen.error)
+            if row.constraint is not None:
+                row.constraint.take(chosen.token)
+            if chosen.scored is not None:
+                row.scored.append(chosen.scored)
+            piece = row.text.take(chosen.token, row.endings)
+            self._clock(job, row)
+            if job.on_piece is not None:
+                job.on_piece(row, piece)
+        except Exception as error:
+            if not isinstance(error, GptwoError):
+                log.exception("a text has failed")
+            self._drop(lane, job)
+            self._end(job, error if isinstance(error, GptwoError) else Broken(f"{type(error).__name__}: {error}"))
+            self.watch.ended("failed")
+
+    def _clock(self, job: Job, row: Row) -> None:
+        now = time.monotonic()
+        if not job.begun:
+            self.watch.first_token(now - job.arrived)
+        elif row.newest is not None:
+            self.watch.next_token(now - row.newest)
+        job.begun, row.newest = True, now
+
+    def _finish(self, lane: Lane) -> None:
+        """Let texts leave that are complete, and jobs end whose texts have all left."""
+        jobs = set()
+        for row, (job, _) in list(lane.running.items()):
+            if row.text.finish_reason is not None or row.text.limit == 0:
+                row.text.finish_reason = row.text.finish_reason or "length"
+                lane.backend.release(row)
+                del lane.running[row]
+                jobs.add(job)
+        for job in jobs:
+            if not job.over and all(
+                prompt.read == len(prompt.ids) and all(row.text.finish_reason for row in prompt.rows)
+                for prompt in job.prompts
+            ):
+                self._end(job, None)
+                self.watch.ended("done")
+
+    def _call(self, lane: Lane) -> None:
+        """Do some records of the calls that wait, those of an equal call together."""
+        call = lane.calls[0].call
+        assert call is not None
+        some: list[tuple[Job, list[Any]]] = []
+        room = self.call_records
+        for job in lane.calls:
+            if job.call != call or not room:
+                break
+            begin = len(job.results)
+            some.append((job, job.records[begin : begin + room]))
+            room -= len(some[-1][1])
+        groups = [some]
+        try:
+            found = call([record for _, records in some for record in records])
+        except Exception:  # one of them may be at fault: each by itself
+            found = None
+            groups = [[one] for one in some]
+        for group in groups:
+            try:
+                results = found if found is not None else call([record for _, records in group for record in records])
+            except Exception as error:
+                if not isinstance(error, GptwoError):
+                    log.exception("a call has failed")
+                for job, _ in group:
+                    lane.calls.remove(job)
+                    self._end(job, error if isinstance(error, GptwoError) else Broken(type(error).__name__))
+                    self.watch.ended("failed")
+                continue
+            at = 0
+            for job, records in group:
+                job.results += results[at : at + len(records)]
+                at += len(records)
+                if len(job.results) == len(job.records):
+                    lane.calls.remove(job)
+                    self._end(job, None)
+                    self.watch.ended("done")
+
+    # --- leaving
+
+    def _drop(self, lane: Lane, job: Job) -> None:
+        """Free all that a job holds."""
+        lane.waiting = deque(entry for entry in lane.waiting if entry[0] is not job)
+        for entry in [entry for entry in lane.reading if entry[0] is job]:
+            lane.reading.remove(entry)
+            lane.backend.abandon(entry[1])
+        for row in [row for row, entry in lane.running.items() if entry[0] is job]:
+            lane.backend.release(row)
+            del lane.running[row]
+        if job in lane.calls:
+            lane.calls.remove(job)
+
+    def _end(self, job: Job, error: Exception | None) -> None:
+        if job.over:
+            return
+        job.over = True
+        try:
+            job.on_end(error)
+        except Exception:  # e.g. an event loop that has closed
+            log.exception("nobody takes the end of a job")
+
+    def _end_all(self, lane: Lane, error: Exception) -> None:
+        for job in lane.jobs:
+            try:
+                self._drop(lane, job)
+            except Exception:  # the backend is at fault; whoever waits must still hear of the end
+                log.exception("a job could not be dropped")
+            self._end(job, error)
+
+    def _fail(self, lane: Lane, error: Exception) -> None:
+        """A step has failed: everything that was part of it ends."""
+        told = error if isinstance(error, GptwoError) else Broken(f"The step failed: {type(error).__name__}.")
+        for job in {job for job, _ in [*lane.reading, *lane.running.values()]}:
+            self._drop(lane, job)
+            self._end(job, told)
+            self.watch.ended("failed")

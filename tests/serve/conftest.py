@@ -1,0 +1,115 @@
+"""Tiny models, schedulers that raise where their accounts do not add up, and a server that is really started."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gptwo.generate.engine import Engine
+from gptwo.model.config import GPT2Config
+from gptwo.model.pretrained import Pretrained, create, save
+from gptwo.tokenizer import train_bpe
+
+TEXTS = [
+    "the quick brown fox jumps over the lazy dog. ",
+    "春眠不觉晓，处处闻啼鸟。 ",
+    "Once upon a time there was 🙂. ",
+]
+PROMPTS = ["the quick brown", "春眠", "", "Once upon a time there was", "the the the the the the", "x", "处处闻啼鸟"]
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return train_bpe(iter(TEXTS * 20), 300)
+
+
+def made(tokenizer, **changes: Any) -> Pretrained:
+    """A model whose weights are large enough that its texts are varied and its choices clear."""
+    sizes = {"n_positions": 96, "n_embd": 16, "n_layer": 2, "n_head": 2, "initializer_range": 0.6}
+    head = {name: changes.pop(name) for name in ("head", "labels") if name in changes}
+    return create(GPT2Config(vocab_size=tokenizer.vocab_size, **{**sizes, **changes}), tokenizer, seed=5, **head)
+
+
+@pytest.fixture(scope="session")
+def tiny(tokenizer) -> Pretrained:
+    return made(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def engine(tiny) -> Engine:
+    return Engine(tiny)
+
+
+@pytest.fixture(scope="session")
+def folder(tiny, tmp_path_factory) -> Path:
+    """The tiny model on disk."""
+    return save(tiny, tmp_path_factory.mktemp("models") / "tiny")
+
+
+@dataclass
+class Running:
+    """A server on a free port of this machine."""
+
+    url: str
+    context: Any
+    port: int
+
+
+@contextlib.contextmanager
+def serving(models: dict[str, Any], **settings: Any) -> Iterator[Running]:
+    """A started server; afterwards nothing may be held and nothing left."""
+    import uvicorn
+
+    from gptwo.serve.app import make_app, make_context
+    from gptwo.serve.settings import Settings
+
+    context = make_context(Settings(strict=True, **settings))
+    for name, model in models.items():
+        context.models.add(name, model)
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    config = uvicorn.Config(make_app(context), log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    started = threading.Event()
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    startup = server.startup
+
+    async def announce(sockets: Any = None) -> None:
+        await startup(sockets)
+        started.set()
+
+    server.startup = announce  # type: ignore[method-assign]
+    thread.start()
+    assert started.wait(30), "the server did not start"
+    try:
+        yield Running(f"http://127.0.0.1:{port}", context, port)
+        assert context.scheduler.drain(30), "jobs are left"
+        assert context.scheduler.failure is None
+        assert context.scheduler.cache_tokens == 0
+        assert not any(lane.jobs for lane in context.scheduler.lanes.values())
+    finally:
+        server.should_exit = True
+        thread.join(30)
+    assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def server(tiny) -> Iterator[Running]:
+    with serving({"tiny": tiny}) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server):
+    """OpenAI's own client."""
+    import openai
+
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=30) as made:
+        yield made
