@@ -18,7 +18,9 @@ from gptwo.adapt.apply import apply_adapter
 from gptwo.adapt.base import base_of, check_base, find_base, stored_base
 from gptwo.adapt.merge import merged
 from gptwo.adapt.parts import Adapter
-from gptwo.adapt.peft import CONFIG, WEIGHTS, read_adapter, write_adapter
+from gptwo.adapt.peft import CONFIG, WEIGHTS
+from gptwo.adapt.peft_read import read_adapter
+from gptwo.adapt.peft_write import write_adapter
 from gptwo.errors import DataError, UsageError
 from gptwo.model import pretrained as models
 from gptwo.model.config_json import read_json, write_json
