@@ -49,6 +49,10 @@ def generate(
         list[str] | None,
         typer.Option(help=help_of("stop") + r" May be repeated; \n is a new line.", show_default=False),
     ] = None,
+    required: Annotated[
+        list[str] | None,
+        typer.Option("--required", "--must", help=help_of("required") + " May be repeated.", show_default=False),
+    ] = None,
     ignore_end: Annotated[bool | None, _flag("ignore_end")] = None,
     n: Annotated[int | None, _flag("n", "-n")] = None,
     seed: Annotated[int | None, _flag("seed")] = None,
@@ -72,7 +76,8 @@ def generate(
         "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
         "repetition_penalty": repetition_penalty, "presence_penalty": presence_penalty,
         "frequency_penalty": frequency_penalty, "no_repeat_ngram": no_repeat_ngram,
-        "stop": [_unescaped(text) for text in stop] if stop else None, "ignore_end": ignore_end, "n": n, "seed": seed,
+        "stop": [_unescaped(text) for text in stop] if stop else None, "required": required or None,
+        "ignore_end": ignore_end, "n": n, "seed": seed,
         "num_beams": num_beams, "length_penalty": length_penalty, "logprobs": logprobs,
         "early_stopping": {"true": True, "false": False, None: None}.get(early_stopping, early_stopping),
     }  # fmt: skip

@@ -16,7 +16,9 @@ import torch
 from gptwo.errors import UsageError, did_you_mean
 from gptwo.generate.beam import beam_search
 from gptwo.generate.codec import Codec, windows
+from gptwo.generate.constrained import constrained_search
 from gptwo.generate.options import SamplingOptions, as_prompts, model_defaults
+from gptwo.generate.required import Required
 from gptwo.generate.results import Generation, Likelihood, Stream
 from gptwo.generate.run import Run
 from gptwo.generate.sampling import stream_key
@@ -118,6 +120,8 @@ class Engine:
         Returns:
             an iterator over pieces of text, with the whole `Generation` in its `result`.
         """
+        if options.get("required"):
+            raise UsageError("Required words need beam search, which has no stream.", where="required", fix="generate")
         for name in ("n", "num_beams"):
             if options.get(name, 1) != 1:
                 raise UsageError(f"A stream is of one text; {name}={options[name]} cannot go with it.", where=name)
@@ -163,7 +167,7 @@ class Engine:
     def options(self, **options: Any) -> SamplingOptions:
         """Options over the defaults of the model's generation_config.json."""
         defaults = self.defaults
-        if options.get("num_beams", 1) > 1:  # a model's way of sampling does not concern beam search
+        if options.get("num_beams", 1) > 1 or options.get("required"):  # beams do not sample
             defaults = {k: v for k, v in defaults.items() if k not in ("temperature", "top_k", "top_p", "min_p")}
         if {"max_length", "max_new_tokens"} & options.keys():
             defaults = {k: v for k, v in defaults.items() if k != "max_new_tokens"}
@@ -215,23 +219,28 @@ class Engine:
         """Beam search; the n sequences of a prompt get its n best texts."""
         endings = self.codec.endings(options.stop, options.ignore_end)
         groups = [sequences[start : start + options.n] for start in range(0, len(sequences), options.n)]
-        groups = [group for group in groups if group[0].limit > 0]
+        groups = [group for group in groups if group[0].limit > 0 or options.required]
         for group in groups:
             for sequence in group:
                 sequence.fit(self.config.n_positions)
         together = max(1, self.max_batch // options.num_beams)
         for start in range(0, len(groups), together):
             batch = groups[start : start + together]
-            found = beam_search(
-                self.backend,
-                [group[0].context for group in batch],
-                [group[0].limit for group in batch],
-                options,
-                end_id=self.codec.end_id,
-                vocab_size=self.codec.vocab_size,
-                ends=self.codec.is_complete(endings, options.stop),
-            )
+            shared: dict[str, Any] = {
+                "end_id": self.codec.end_id,
+                "vocab_size": self.codec.vocab_size,
+                "ends": self.codec.is_complete(endings, options.stop),
+            }
+            prompts, limits = [group[0].context for group in batch], [group[0].limit for group in batch]
+            if options.required:
+                words = [self._required(group[0], options) for group in batch]
+                found = constrained_search(self.backend, prompts, limits, words, options, **shared)
+            else:
+                found = beam_search(self.backend, prompts, limits, options, **shared)
             for group, hypotheses in zip(batch, found, strict=True):
+                for sequence in group[len(hypotheses) :]:
+                    sequence.finish_reason = "length"
+                    sequence.notices.append("There was no further text with all the required words.")
                 for sequence, hypothesis in zip(group, hypotheses, strict=False):
                     sequence.score = hypothesis.score
                     for token in hypothesis.ids:
@@ -240,6 +249,23 @@ class Engine:
             for sequence in sequences:
                 whole = sequence.context
                 ((sequence.logprobs, _),) = self.backend.score([whole], [len(whole) - len(sequence.ids)])
+
+    def _required(self, sequence: Sequence, options: SamplingOptions) -> Required:
+        """The words that a text must hold.
+
+        Raises:
+            UsageError: they do not fit into it, or the vocabulary cannot write one.
+        """
+        tokenizer = self.codec.need("A required word")
+        words = Required(options.required, tokenizer, tokenizer.decode(sequence.prompt[-4:], skip_special=True))
+        if words.tokens > sequence.limit:
+            raise UsageError(
+                f"The required words have {words.tokens} tokens, and the text may have {sequence.limit}.",
+                where="required",
+                why=f"the words are {', '.join(options.required)}",
+                fix=f"max_new_tokens of {words.tokens} at least, a shorter prompt, or fewer words",
+            )
+        return words
 
     def _generation(self, sequence: Sequence, options: SamplingOptions) -> Generation:
         prompt = sequence.source

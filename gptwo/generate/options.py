@@ -11,6 +11,7 @@ from typing import Any
 from gptwo.errors import UsageError, did_you_mean
 
 DEFAULT_NEW_TOKENS = 128
+REQUIRED_BEAMS = 8  # beams of a text with required words, where no number is given
 
 #: What the same thing is called elsewhere; named in the error message of an unknown option.
 ELSEWHERE = {
@@ -24,6 +25,8 @@ ELSEWHERE = {
     "ignore_eos": "ignore_end",
     "sequence_bias": "logit_bias",
     "beams": "num_beams",
+    "force_words_ids": "required (words, as text)",
+    "constraints": "required (words, as text)",
 }
 
 
@@ -77,6 +80,9 @@ class SamplingOptions:
         None, "Added to the logits of token ids: {id: bias}.", kind=dict, low=-100, high=100
     )
     stop: tuple[str, ...] = _option((), "The text ends before any of these strings.", kind=str)
+    required: tuple[str, ...] = _option(
+        (), f"Words that the text must hold; found by beam search ({REQUIRED_BEAMS} beams if none are given).", kind=str
+    )
     ignore_end: bool = _option(False, "Go on after the end-of-text token.", kind=bool)
     n: int = _option(1, "Texts per prompt.", kind=int, low=1)
     seed: int | None = _option(
@@ -93,18 +99,24 @@ class SamplingOptions:
     logprobs: bool = _option(False, "Also return the model's log-probability of every token.", kind=bool)
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
-        elif self.stop is None:
-            object.__setattr__(self, "stop", ())
-        else:
-            object.__setattr__(self, "stop", tuple(self.stop))
+        for name in ("stop", "required"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value or ()))
         for item in dataclasses.fields(self):
             _check(item.name, getattr(self, item.name), item.metadata, optional=item.default is None)
         self._check_together()
 
     def _check_together(self) -> None:
         """Options that are fine alone and make no sense together."""
+        for word in self.required:
+            if self.num_beams == 1:
+                raise UsageError(
+                    f"Required words are brought in by beam search; num_beams=1 cannot hold {word!r}.",
+                    where="required",
+                    fix=f"num_beams={REQUIRED_BEAMS}",
+                )
+            if not word.strip() or any(stop in word for stop in self.stop):
+                raise UsageError(f"No text can hold {word!r} and go on.", where="required", fix="another word, or stop")
         if self.num_beams > 1:
             sampling = [name for name in ("top_k", "top_p", "min_p") if getattr(self, name) != _default(name)]
             if self.temperature not in (0, 1):
@@ -157,7 +169,10 @@ class SamplingOptions:
             if name not in known:
                 meant = f"Here it is called {ELSEWHERE[name]}." if name in ELSEWHERE else did_you_mean(name, known)
                 raise UsageError(f"Generation has no option {name!r}.", where=name, fix=meant)
-        return cls(**{**(defaults or {}), **options})
+        chosen = {**(defaults or {}), **options}
+        if chosen.get("required"):
+            chosen.setdefault("num_beams", REQUIRED_BEAMS)
+        return cls(**chosen)
 
 
 def help_of(name: str) -> str:
