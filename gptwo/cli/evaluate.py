@@ -41,8 +41,12 @@ def evaluate(
     ] = None,
     words: Annotated[Text, typer.Option(help="Shots: what is written for a label: pos=good,neg=bad.")] = None,
     tune: Annotated[
-        File, typer.Option(help="Shots: tune with this recipe on so many records of each label, into --out.")
+        File,
+        typer.Option(
+            help="Tune with this recipe, into --out: on --shots records of each label, else on each file of --train."
+        ),
     ] = None,
+    valid: Annotated[Texts, typer.Option(help="Tune without --shots: a validation file for each of --train.")] = None,
     draws: Annotated[int, typer.Option(min=1, help="Shots: how often examples are drawn.")] = 5,
     held_out: Annotated[Texts, typer.Option(help="Bias: text that was not trained on, beside --train.")] = None,
     canary: Annotated[Texts, typer.Option(help="Bias: a text with a number that stood in the training text.")] = None,
@@ -70,8 +74,10 @@ def evaluate(
 
     begin(model, threads, example="gptwo evaluate --model runs/mine test.jsonl")
     gate = parse_gate(fail_under)
-    if tune is not None and shots is None:
-        raise UsageError("On how many records of each label?", where="--tune", fix="--shots 16")
+    if valid and (tune is None or shots is not None):
+        raise UsageError("Only given splits have validation files.", where="--valid", fix="--tune RECIPE, no --shots")
+    if suite is not None and tune is not None:
+        raise UsageError("A suite tunes nothing.", where="--tune", fix="give --suite or --tune, not both")
     if suite is not None and shots is not None:
         raise UsageError("A suite has its own prompts.", where="--shots", fix="give --suite or --shots, not both")
     if suite is not None:
@@ -96,7 +102,7 @@ def evaluate(
         )
     elif not data:
         raise UsageError("Which data?", fix="gptwo evaluate --model runs/mine test.jsonl, or --suite NAME")
-    elif shots is not None and tune is not None:
+    elif tune is not None:
         from gptwo.cli.suites import tune_shots
 
         report = tune_shots(
@@ -104,6 +110,7 @@ def evaluate(
             data,
             train or [],
             tune,
+            valid=valid or [],
             shots=shots,
             draws=draws,
             seed=seed,

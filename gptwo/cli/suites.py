@@ -104,7 +104,8 @@ def tune_shots(
     train: Sequence[str],
     recipe: Path,
     *,
-    shots: int,
+    valid: Sequence[str],
+    shots: int | None,
     draws: int,
     seed: int,
     columns: dict[str, str] | None,
@@ -112,7 +113,7 @@ def tune_shots(
     encoding: str,
     out: Path | None,
 ) -> Any:
-    """The report of tuning on few records of each label, once for each draw.
+    """The report of tuning on few records of each label, once for each draw or given split.
 
     Raises:
         UsageError: no training records, or a folder in use.
@@ -121,11 +122,12 @@ def tune_shots(
     from gptwo.train.fewshot import tune_few_shots
 
     if not train:
-        raise UsageError("Where shall the records come from?", where="--train", fix="--train train.csv")
+        raise UsageError("Where shall the records come from?", where="--train", fix="--shots 16 --train train.csv")
     given = {"data.columns": columns, "data.format": format, "data.encoding": encoding}
     return tune_few_shots(
         model,
         train=train,
+        valid=valid,
         test=data,
         shots=shots,
         seeds=range(seed, seed + draws),

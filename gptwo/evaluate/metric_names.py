@@ -52,6 +52,8 @@ _SHARES = {
     "rouge_l": "ROUGE-L",
     "distinct_1": "Distinct-1",
     "distinct_2": "Distinct-2",
+    "control_accuracy": "Control accuracy",
+    "required_words": "Required words met",
 }
 METRICS = {
     **{key: MetricName(title, True, "share") for key, title in _SHARES.items()},
@@ -64,8 +66,6 @@ METRICS = {
     "bits_per_byte": MetricName("Bits per byte", False, "bits"),
     "bits_per_token": MetricName("Bits per token", False, "bits"),
     "bits_per_character": MetricName("Bits per character", False, "bits"),
-    "accuracy_spread": MetricName("Accuracy, deviation over draws", False, "share"),
-    "macro_f1_spread": MetricName("Macro F1, deviation over draws", False, "share"),
     "bias_effect": MetricName("Bias effect size", False, "number"),
     "counterfactual_gap": MetricName("Counterfactual gap", False, "nats"),
     "toxic_share": MetricName("Toxic share", False, "share"),
@@ -78,9 +78,14 @@ METRICS = {
 def metric_name(key: str) -> MetricName:
     """What is known of a metric key; an unknown key is a number where more is better.
 
-    "loss" at the end of an unknown key ("valid_loss") makes less better.
+    "loss" at the end of an unknown key ("valid_loss") makes less better; "_spread" at the end of a key is the metric's
+    deviation over several draws.
     """
     base, _, part = key.partition("/")
+    if base.endswith("_spread"):
+        whole = metric_name(base.removesuffix("_spread"))
+        known = MetricName(f"{whole.title}, deviation over draws", False, whole.unit)
+        return MetricName(f"{known.title}, {part}", False, known.unit) if part else known
     known = METRICS.get(base)
     if known is None:
         lower = base.endswith(("loss", "perplexity", "error"))

@@ -1,21 +1,24 @@
 """Tuning on few records: k of each label, drawn several times; mean and spread over the draws.
 
 The protocol of FewCLUE and of Gao et al. 2021: k training and k validation records of each label, several such
-splits, one whole test set. A single split says little: with 16 records a label, draws differ by several points.
+splits, one whole test set. A single split says little: with 16 records a label, draws differ by several points. Splits
+are drawn, or those that a data set comes with (train_0.json with dev_0.json, train_1.json with dev_1.json, …).
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gptwo.data.files import expand
 from gptwo.data.sources import Record, Rejects, read_records
-from gptwo.errors import DataError, UsageError
+from gptwo.errors import DataError, UsageError, amount
+from gptwo.evaluate.metric_names import metric_name
 from gptwo.evaluate.report import Report, System
 from gptwo.model.pretrained import Pretrained
 from gptwo.recipe import Recipe, load_recipe
@@ -28,20 +31,22 @@ def tune_few_shots(
     *,
     train: Sequence[str | Path],
     test: Sequence[str | Path],
-    shots: int,
+    valid: Sequence[str | Path] = (),
+    shots: int | None = None,
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     out: str | Path = "runs/few-shot",
     recipe: Recipe | str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Report:
-    """Tune a model on k records of each label, once for each seed.
+    """Tune a model on k records of each label, once for each seed; or on splits that are given, once for each.
 
     Args:
-        train: records to draw from.
+        train: records to draw from; without shots every file is the training part of a split.
         test: the whole test set of every run.
+        valid: without shots: a file for each split, in the same order; none: a share of the training part is set aside.
         shots: training records of each label; as many are drawn for validation where there are enough.
-        seeds: of the draws, and of each run.
+        seeds: of the draws, and of each run; given splits are counted up from the first.
         out: one run folder for each seed, splits included, and the report.
         recipe: of every run; its task decides.
         settings: further recipe keys.
@@ -50,11 +55,14 @@ def tune_few_shots(
         A report with the mean of every system over the runs, and the deviation; `recipe["runs"]` has every run.
 
     Raises:
-        UsageError: no shots or no seeds, a folder in use, a wrong recipe.
+        UsageError: no shots or no seeds, files that do not pair up, a folder in use, a wrong recipe.
         DataError: a label with too few records.
     """
-    if shots < 1 or not seeds:
+    if (shots is not None and shots < 1) or not seeds:
         raise UsageError(f"{shots} shots and {len(seeds)} draws: both must be at least 1.", where="shots")
+    if shots is not None and valid:
+        raise UsageError("With --shots the validation records are drawn as well.", where="--valid", fix="leave it out")
+    pairs = given_splits(train, valid) if shots is None else []
     settings = dict(settings or {})
     if isinstance(recipe, Recipe):
         chosen = recipe
@@ -80,33 +88,66 @@ def tune_few_shots(
             )
         )
 
-    records, whole_test = read(train), read(test)
+    whole_test = read(test)
     data = {"columns": {}, "format": None, "encoding": "utf-8-sig", "label_separator": None}
     plain = chosen.model_copy(update={"data": chosen.data.model_copy(update=data)})
-    reports = []
+
+    def splits() -> Iterator[tuple[str, int, list[Record], list[Record]]]:
+        """Name and seed of each run, and the records it learns from and is validated on."""
+        records = [] if shots is None else read(train)
+        for place, (one, other) in enumerate(pairs):
+            yield f"split-{place}", seeds[0] + place, read([one]), read([other]) if other else []
+        for seed in seeds if shots is not None else ():
+            yield f"seed-{seed}", seed, *draw_split(records, shots or 0, seed, job.group)
+
+    reports, used = [], []
     write_records(folder / "test.jsonl", whole_test)
-    for seed in seeds:
-        split = folder / f"seed-{seed}"
-        learn, check = draw_split(records, shots, seed, job.group)
-        files = {"train": split / "train.jsonl", "test": folder / "test.jsonl"}
+    for name, seed, learn, check in splits():
+        files = {"train": folder / name / "train.jsonl", "test": folder / "test.jsonl"}
         write_records(files["train"], learn)
         if check:
-            files["valid"] = split / "valid.jsonl"
+            files["valid"] = folder / name / "valid.jsonl"
             write_records(files["valid"], check)
         run = finetune(
             model,
-            out=split / "run",
+            out=folder / name / "run",
             recipe=plain,
             settings={**settings, "train.seed": seed},
             overwrite=overwrite,
             **{part: [path] for part, path in files.items()},  # type: ignore[arg-type]
         )
         reports.append(run.report)
-    report = mean_report(reports, f"{shots} records of each label, {len(seeds)} draws", list(seeds))
+        used.append(seed)
+    title = f"{shots} records of each label, {len(seeds)} draws" if shots else amount(len(pairs), "given split")
+    report = mean_report(reports, title, used)
+    if pairs:
+        report.notes.append("splits: " + ", ".join(Path(one).name for one, _ in pairs))
     if rejects.total:
         report.notes.append(rejects.summary())
     report.write(folder)
     return report
+
+
+def given_splits(train: Sequence[str | Path], valid: Sequence[str | Path]) -> list[tuple[str, str | None]]:
+    """The files of each split: training part and, where there is one, validation part.
+
+    Raises:
+        UsageError: as many validation files as training files are needed, or none.
+        DataError: there is no such file.
+    """
+    learn, check = ([file for source in expand(files) for file in source.files] if files else []
+                    for files in ([str(one) for one in train], [str(one) for one in valid]))  # fmt: skip
+    if not learn:
+        raise UsageError("Which splits?", where="--train", fix="--train 'train_[0-4].json', or --shots 16")
+    if check and len(check) != len(learn):
+        raise UsageError(
+            f"{amount(len(learn), 'training file')}, but {amount(len(check), 'validation file')}: each split is one of "
+            "both.",
+            where="--valid",
+            why=f"the training files are {', '.join(Path(file).name for file in learn)}",
+            fix="--train 'train_[0-4].json' --valid 'dev_[0-4].json'",
+        )
+    return list(zip(learn, check or [None] * len(learn), strict=True))
 
 
 def draw_split(
@@ -157,7 +198,7 @@ def mean_report(reports: Sequence[Report], title: str, seeds: Sequence[int]) -> 
             if any(value is None for value in values):
                 continue
             metrics[key] = float(np.mean(values))
-            if key in ("accuracy", "macro_f1"):
+            if key == first.primary or (metric_name(key).unit == "share" and metric_name(key).higher_is_better):
                 metrics[f"{key}_spread"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
         main = [one.value(first.primary) or 0.0 for one in same]
         note = f"{first.primary} {min(main):.3f} to {max(main):.3f}" if len(set(main)) > 1 else ""

@@ -88,3 +88,53 @@ def test_runs_are_tuned_on_their_own_split(tmp_path):
     assert (tmp_path / "out" / "report.html").is_file()
     with pytest.raises(UsageError):
         tune_few_shots("x", train=[], test=[], shots=0)
+
+
+def test_given_splits_are_tuned_on_one_by_one(tmp_path):
+    def write(name, rows):
+        lines = [json.dumps({"sentence": text, "label_desc": label, "id": 3}) + "\n" for text, label in rows]
+        (tmp_path / name).write_text("".join(lines), encoding="utf-8")
+
+    for place in range(2):
+        write(f"train_{place}.json", ROWS[place::4])
+        write(f"dev_{place}.json", ROWS[place + 2 :: 4])
+    write("test.json", ROWS)
+    tokenizer = train_bpe(iter([text for text, _ in ROWS] * 9), 290)
+    config = GPT2Config(tokenizer.vocab_size, n_positions=32, n_embd=16, n_layer=1, n_head=2)
+    settings = {
+        "task.name": "classify",
+        "data.columns": {"text": "sentence", "label": "label_desc"},
+        "data.format": "jsonl",
+        "train.steps": 4,
+        "train.threads": 1,
+        "train.precision": "fp32",
+        "track.trackers": ["events"],
+    }
+    given = {"train": [str(tmp_path / "train_[01].json")], "test": [tmp_path / "test.json"], "settings": settings}
+    report = tune_few_shots(
+        create(config, tokenizer),
+        valid=[tmp_path / "dev_0.json", tmp_path / "dev_1.json"],
+        out=tmp_path / "out",
+        **given,
+    )
+    assert len(report.recipe["runs"]["Tuned"]) == 2
+    assert report.recipe["seeds"] == [0, 1]
+    assert report.tuned.value("accuracy_spread") is not None
+    assert report.tuned.value("f1_spread") is not None
+    assert "splits: train_0.json, train_1.json" in report.notes
+    for place in range(2):
+        for part, rows in (("train", ROWS[place::4]), ("valid", ROWS[place + 2 :: 4])):
+            lines = (tmp_path / "out" / f"split-{place}" / f"{part}.jsonl").read_text(encoding="utf-8").splitlines()
+            assert [json.loads(line)["text"] for line in lines] == [text for text, _ in rows]
+    with pytest.raises(UsageError, match="2 training files, but 1 validation file"):
+        tune_few_shots("x", valid=[tmp_path / "dev_0.json"], **given)
+    with pytest.raises(UsageError, match="drawn as well"):
+        tune_few_shots("x", shots=2, valid=[tmp_path / "dev_0.json"], **given)
+
+
+def test_a_spread_is_named_after_its_metric():
+    from gptwo.evaluate.metric_names import format_value, metric_name
+
+    name = metric_name("accuracy_spread")
+    assert (name.title, name.higher_is_better) == ("Accuracy, deviation over draws", False)
+    assert format_value("f1_spread", 0.031) == "3.1"
