@@ -39,6 +39,7 @@ VERBS: dict[str, Verb] = {
     "pretrain": Verb("Train a GPT-2 from scratch on text."),
     "finetune": Verb("Tune a model for a task and print the before/after report."),
     "tune": Verb("Search the ranges of a recipe for the best settings."),
+    "augment": Verb("Write more labelled records, and measure whether they help."),
     "evaluate": Verb("Measure a model on a test set, beside cheap baselines."),
     "predict": Verb("Apply a tuned model to new records."),
     "generate": Verb("Continue a prompt."),

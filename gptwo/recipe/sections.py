@@ -67,7 +67,7 @@ class TaskSection(Section):
     positive: str | None = Field(None, description="the label that counts as positive in binary metrics")
     threshold: float = Field(0.5, gt=0, lt=1, description="a label is predicted above this probability")
     target_precision: float | None = Field(
-        None, gt=0, le=1, description="classify, match: abstain below the confidence that reaches it on valid"
+        None, gt=0, le=1, description="classify, match, choice: abstain below the confidence that reaches it on valid"
     )
     scheme: Literal["auto", "IOB1", "IOB2", "BIOES", "plain"] = Field("auto", description="how the tags mark entities")
     context: Literal["both", "left"] = Field(
@@ -78,6 +78,8 @@ class TaskSection(Section):
     max_target: int | None = Field(None, ge=1, description="tasks that write: tokens at most; none: as in training")
     evaluate_texts: int = Field(32, ge=0, description="tasks that write: validation records written at an evaluation")
     no_answer: str = Field("unanswerable", description="answer: what is written where there is no answer")
+    required: bool = Field(False, description="control: bring in the words of the field required, by beam search")
+    judges: dict[str, str] = Field({}, description="control: a tuned classifier that judges a control, by its name")
     execute: bool = Field(False, description="code: run what was written with its tests, within limits")
     tries: int = Field(1, ge=1, description="code: programs written for each description")
     loss: Literal["listwise", "pairwise"] = Field("listwise", description="rank: over whole lists, or pairs of a list")

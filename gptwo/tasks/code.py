@@ -1,7 +1,11 @@
-"""Code from a description; judged by its tests where running it is asked for, else by its likeness to the solution."""
+"""Code from a description, or going on where other code ends.
+
+Judged by its tests where running it is asked for, else by its likeness to the solution.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
@@ -19,6 +23,19 @@ from gptwo.tasks.write import Write
 from gptwo.tokenizer import Tokenizer
 
 KS = (1, 5, 10, 100)  # of pass@k, as far as there are so many tries
+COMPLETION = "{prompt}"  # the prompt that is nothing but the code before
+# what ends a function that is being completed
+OUTSIDE = (
+    "\ndef ",
+    "\nclass ",
+    "\n#",
+    "\nif ",
+    "\nprint",
+    "\nassert",
+    "\n@",
+    "\nimport ",
+    "\nfrom ",
+)  # ends a function
 
 
 class Code(Write):
@@ -26,6 +43,11 @@ class Code(Write):
 
     A record holds `prompt`, `code`, and for running it `tests`: statements, or a list of them, that fail where the
     code is wrong; and perhaps `setup`, statements that stand before the code.
+
+    With the prompt "{prompt}" alone the code goes on where the prompt ends, as in HumanEval (Chen et al. 2021,
+    https://arxiv.org/abs/2107.03374): its white space is kept, and it ends with its function. A record then has an
+    `entry_point`, the name of that function: the program that is run begins with the prompt, and where the tests
+    define `check`, it is called with the function.
 
     Args:
         execute: run what was written, with its tests, in a process with limits (see `gptwo.evaluate.sandbox`).
@@ -52,6 +74,7 @@ class Code(Write):
                 fix="task.decode = { temperature = 0.8 }",
             )
         self.execute, self.tries = execute, tries
+        self.completes = self.prompt == COMPLETION
         self.measures = (*((f"pass_{k}" for k in KS if k <= tries) if execute else ()), "chrf", "exact_match")
 
     @classmethod
@@ -78,6 +101,21 @@ class Code(Write):
 
     def finish(self, text: str) -> str:
         return text.strip("\n").rstrip()
+
+    def options(self, max_length: int) -> dict[str, Any]:
+        """As in `Write`; code that goes on with a function ends with it."""
+        ends = {"stop": OUTSIDE} if self.completes and "stop" not in self.decode else {}
+        return {**super().options(max_length), **ends}
+
+    def field_of(self, record: Record, name: str) -> str:
+        return str(record.fields[name]) if self.completes else super().field_of(record, name)
+
+    def references_of(self, record: Record) -> list[str]:
+        """The right programs, with the white space before their first line; otherwise as in `Write`."""
+        super().references_of(record)
+        value = record.fields[self.target]
+        found = [str(one) for one in value] if isinstance(value, list | tuple) else [str(value)]
+        return list(dict.fromkeys(self.finish(one) for one in found))
 
     def measured(self, records: Sequence[Record], said: Written) -> dict[str, Counted | float]:
         known = [self.references_of(record) for record in records]
@@ -115,7 +153,8 @@ class Code(Write):
 
 
 def program_of(record: Record, code: str) -> str:
-    """A program with the setup before it and the tests of its record after it.
+    """A program with the setup before it and the tests of its record after it; of a record with an entry point, with
+    its prompt before the code, and `check` called where the tests define it.
 
     Raises:
         DataError: the record has no tests; names file and row.
@@ -124,4 +163,9 @@ def program_of(record: Record, code: str) -> str:
     if not tests:
         raise DataError("The record has no tests to run.", where=record.place(), fix="task.execute = false")
     parts = [str(record.fields.get("setup") or ""), code, *([tests] if isinstance(tests, str) else map(str, tests))]
+    entry = record.fields.get("entry_point")
+    if entry:
+        parts[1] = f"{str(record.fields['prompt']).rstrip(chr(10))}\n{code}"
+        if any(re.search(r"^def check\(", part, re.MULTILINE) for part in parts[2:]):
+            parts.append(f"check({entry})")
     return "\n".join(part for part in parts if part)

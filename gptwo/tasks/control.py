@@ -2,8 +2,9 @@
 
 An order is a set of controls, key and value. Two things are measured: of values that texts repeat word for word (the
 name of a restaurant), whether they are there and no other value of their key is (slot error rate, Dušek et al. 2020,
-https://arxiv.org/abs/1901.07931); of other controls, whether a classifier of texts by that control, trained on the
-same records, finds the value that was ordered.
+https://arxiv.org/abs/1901.07931); of other controls, whether the value that was ordered is found in the text: by
+counting lines where the values are forms of verse, else by a classifier of texts by that control, a given one or one
+trained on the same records.
 """
 
 from __future__ import annotations
@@ -12,18 +13,28 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from gptwo.data.sources import Record
-from gptwo.errors import DataError
+from gptwo.errors import DataError, UsageError
 from gptwo.evaluate.assess_text import Counted
 from gptwo.evaluate.baselines import TfidfLogisticRegression
 from gptwo.evaluate.statistics import share_of_sums
 from gptwo.evaluate.text_metrics import bleu_counts, bleu_of_sums, bleu_tokenizer, distinct, sacrebleu, self_bleu
-from gptwo.tasks.texts import Written, evenly, plain_text
+from gptwo.generate.options import REQUIRED_BEAMS
+from gptwo.generate.required import holds
+from gptwo.model.heads import Model
+from gptwo.recipe import TaskSection
+from gptwo.tasks.forms import is_form, keeps
+from gptwo.tasks.texts import SAMPLING, Written, evenly, plain_text, write
 from gptwo.tasks.write import Write
+from gptwo.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from gptwo.tasks.judges import Judge
 
 LITERAL = 0.9  # share of training texts that repeat a value, from which it counts as a fact to be repeated
 SEEN = 5  # training records of a control's value at least
@@ -38,6 +49,11 @@ class Control(Write):
     A record holds `control`: an object {"topic": "war", "length": "short"}, text such as "name[Aromi], area[centre]",
     or any other text, which is a single control; `text`; and perhaps `required`, words that must occur. Texts are
     drawn; `task.decode = { num_beams = 4 }` where one right wording is wanted.
+
+    Args:
+        required: the words of the field `required` are brought into the text, by a beam search that is made for it.
+        judges: control to the folder of a tuned classifier that reads its value out of a text.
+        others: as in `Write`.
     """
 
     name = "control"
@@ -49,20 +65,36 @@ class Control(Write):
     measures = ("bleu", "distinct_1", "distinct_2", "self_bleu")
     worst_by = "bleu"
 
-    def __init__(self, prompt: str | None = None, **settings: Any):
+    def __init__(
+        self,
+        prompt: str | None = None,
+        *,
+        required: bool = False,
+        judges: Mapping[str, str] | None = None,
+        **settings: Any,
+    ):
         super().__init__(prompt, **settings)
+        self.required, self.judges = required, dict(judges or {})
+        self.ruled: list[str] = []
         self.literal: dict[str, list[str]] = {}
         self._train: tuple[list[Controls], list[str]] = ([], [])
 
     @classmethod
+    def of(cls, section: TaskSection, **own: Any) -> Self:
+        return super().of(section, required=section.required, judges=section.judges, **own)
+
+    @classmethod
     def restored(cls, info: Mapping[str, Any]) -> Self:
         task = super().restored(info)
+        task.required, task.judges = info.get("required", False), dict(info.get("judges", {}))
+        task.ruled = list(info.get("ruled", []))
         task.literal = {key: list(values) for key, values in info.get("literal", {}).items()}
-        task._order_measures([])
+        task._order_measures()
         return task
 
     def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "literal": self.literal}
+        own = {"literal": self.literal, "ruled": self.ruled, "required": self.required, "judges": self.judges}
+        return {**super().describe(), **own}
 
     # --- learning
 
@@ -71,23 +103,51 @@ class Control(Write):
         super().fit(records)
         pairs = [(controls_of(record), text) for record in records for text in self.targets_of(record)]
         self._train = ([controls for controls, _ in pairs], [text for _, text in pairs])
-        self.literal = literal_values(*self._train)
-        self._order_measures(self.judged)
+        values = values_of(self._train[0])
+        self.ruled = [key for key, found in values.items() if key not in self.judges and all(map(is_form, found))]
+        self.literal = {
+            key: found for key, found in literal_values(*self._train).items() if key not in (*self.judges, *self.ruled)
+        }
+        for key in self.judges:
+            if key not in values:
+                raise UsageError(
+                    f"No record has the control {key!r}.",
+                    where="task.judges",
+                    why=f"they have {', '.join(values)}",
+                    fix='judges = { mood = "runs/mood" }',
+                )
+        _ = self._given_judges  # a missing or unfit one is told before training
+        self._order_measures()
 
-    def _order_measures(self, judged: Sequence[str]) -> None:
+    @cached_property
+    def _given_judges(self) -> dict[str, Judge]:
+        """The classifiers of `judges`, which must know every value of the training records."""
+        if not self.judges:
+            return {}
+        from gptwo.tasks.judges import Judge
+
+        values = values_of(self._train[0])
+        return {
+            key: Judge(folder, values.get(key, []), where=f"task.judges.{key}") for key, folder in self.judges.items()
+        }
+
+    def _order_measures(self) -> None:
         """The figures that there are; the one that says most about obedience decides."""
-        own = (*(("slot_error",) if self.literal else ()), *(("control_accuracy",) if judged else ()))
+        obeyed = self.ruled or self.judges or self.judged
+        own = (*(("slot_error",) if self.literal else ()), *(("control_accuracy",) if obeyed else ()))
         self.measures = (*own, *type(self).measures)
         self.worst_by = self.measures[0]
 
     @property
     def judged(self) -> list[str]:
-        """Controls that a classifier of texts judges: a few values, each seen often, that texts do not repeat."""
+        """Controls that a classifier of the training texts judges: a few values, each seen often, that texts do not
+        repeat and nothing else judges."""
         found = []
+        others = {*self.literal, *self.ruled, *self.judges}
         for key in dict.fromkeys(key for controls in self._train[0] for key in controls):
             counts = Counter(controls[key] for controls in self._train[0] if key in controls)
             often = [value for value, count in counts.items() if count >= SEEN]
-            if key not in self.literal and 2 <= len(often) <= VALUES and sum(map(counts.get, often)) > len(counts):
+            if key not in others and 2 <= len(often) <= VALUES and sum(map(counts.get, often)) > len(counts):
                 found.append(key)
         return found
 
@@ -102,6 +162,10 @@ class Control(Write):
     def source_of(self, record: Record) -> str:
         return written_out(record.fields["control"])
 
+    def part_of(self, record: Record) -> str | None:
+        """The value of the first control that a classifier judges."""
+        return controls_of(record).get(self.judged[0], "") if self.judged else None
+
     # --- figures
 
     def measured(self, records: Sequence[Record], said: Written) -> dict[str, Counted | float]:
@@ -111,11 +175,12 @@ class Control(Write):
         if self.literal:
             errors = [slot_errors(order, text, self.literal) for order, text in zip(orders, said.texts, strict=True)]
             figures["slot_error"] = Counted(np.array(errors, dtype=float).reshape(-1, 2), share_of_sums)
-        if self.judged:
-            rows = np.zeros((len(records), 2))
-            for key in self.judged:
-                rows += self._obeyed(key, orders, said.texts)
-            figures["control_accuracy"] = Counted(rows, share_of_sums)
+        keys = [*self.ruled, *self.judges, *self.judged]
+        if keys:
+            each = {key: self._obeyed(key, orders, said.texts) for key in keys}
+            figures["control_accuracy"] = Counted(sum(each.values(), np.zeros((len(records), 2))), share_of_sums)
+            if len(keys) > 1:
+                figures |= {f"control_accuracy/{key}": Counted(rows, share_of_sums) for key, rows in each.items()}
         required = [required_of(record) for record in records]
         if any(required):
             figures["required_words"] = Counted(
@@ -127,30 +192,79 @@ class Control(Write):
         return {**figures, "self_bleu": self_bleu(evenly(said.texts, ALIKE))}
 
     def _obeyed(self, key: str, orders: Sequence[Controls], texts: Sequence[str]) -> np.ndarray:
-        """(N, 2) whether a classifier reads the ordered value of a control out of each text, and whether it was
-        ordered."""
+        """(N, 2) whether the ordered value of a control is found in each text, and whether it was ordered."""
         asked = [i for i, order in enumerate(orders) if key in order]
         rows = np.zeros((len(orders), 2))
-        learned = [(text, order[key]) for order, text in zip(*self._train, strict=True) if key in order]
-        if asked:
-            judge = TfidfLogisticRegression()
-            found = judge.fit_predict(*map(list, zip(*learned, strict=True)), [texts[i] for i in asked]).labels
-            rows[asked] = [[float(label == orders[i][key]), 1.0] for i, label in zip(asked, found, strict=True)]
+        if not asked:
+            return rows
+        some, values = [texts[i] for i in asked], [orders[i][key] for i in asked]
+        if key in self.ruled:
+            found = [is_form(value) and keeps(text, value) for text, value in zip(some, values, strict=True)]
+        else:
+            read = self._given_judges[key](some).labels if key in self.judges else self._read(key, some)
+            found = [label == value for label, value in zip(read, values, strict=True)]
+        rows[asked] = [[float(right), 1.0] for right in found]
         return rows
+
+    def _read(self, key: str, texts: Sequence[str]) -> list[str]:
+        """The value of a control that a classifier of the training texts reads out of texts."""
+        learned = [(text, order[key]) for order, text in zip(*self._train, strict=True) if key in order]
+        judge = TfidfLogisticRegression()
+        return judge.fit_predict(*map(list, zip(*learned, strict=True)), list(texts)).labels
 
     def notes(self, records: Sequence[Record]) -> list[str]:
         notes = ["Self-BLEU: how alike the texts of a system are; less is more varied."]
         if self.literal:
             keys = ", ".join(self.literal)
             notes.append(f"Slot error rate: values of {keys} that are missing in a text or stand there unasked.")
-        if self.judged:
+        how = {
+            "the number and length of the lines tell": self.ruled,
+            **{f"the classifier {folder} reads": [key] for key, folder in self.judges.items()},
+            "TF-IDF + logistic regression reads": self.judged,
+        }
+        means = [f"{who} {', '.join(keys)}" for who, keys in how.items() if keys]
+        if means:
             real = Written([self.references_of(record)[0] for record in records])
             figure = self.measured(records, real)["control_accuracy"]
             notes.append(
-                f"Control accuracy: TF-IDF + logistic regression reads {', '.join(self.judged)} out of the text; "
-                f"of the real texts it reads {100 * figure.value:.1f} % right."  # type: ignore[union-attr]
+                f"Control accuracy: {'; '.join(means)} out of the text; "
+                f"of the real texts {100 * figure.value:.1f} % are found right."  # type: ignore[union-attr]
             )
+        if self.required:
+            notes.append("The words of the field required were brought in by beam search.")
         return notes
+
+    # --- required words
+
+    def predict(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        records: Sequence[Record],
+        *,
+        max_length: int,
+        precision: str = "fp32",
+    ) -> Written:
+        """A text for each record; with `required` and words to bring in, by constrained beam search."""
+        words = [required_of(record) if self.required else [] for record in records]
+        free = [place for place, asked in enumerate(words) if not asked]
+        how: dict[str, Any] = {"max_length": max_length, "precision": precision}
+        drawn = super().predict(model, tokenizer, [records[place] for place in free], **how)
+        said = Written([""] * len(records), None, [0] * len(records), [True] * len(records))
+        for place, text, cut, ended in zip(free, drawn.texts, drawn.cut, drawn.ended, strict=True):
+            said.texts[place], said.cut[place], said.ended[place] = text, cut, ended
+        options = {key: value for key, value in self.options(max_length).items() if key not in (*SAMPLING, "seed")}
+        options["num_beams"] = max(REQUIRED_BEAMS, options.get("num_beams", 1))
+        for place, asked in enumerate(words):
+            if not asked:
+                continue
+            (example,) = self.encode(records[place], tokenizer, max_length, place, target=False)
+            try:
+                ((text, ended),) = write(model, tokenizer, [example.ids], {**options, "required": tuple(asked)})
+            except UsageError as error:
+                raise DataError(error.what, where=records[place].place(), why=error.why, fix=error.fix) from error
+            said.texts[place], said.cut[place], said.ended[place] = self.finish(text), example.truncated, ended
+        return said
 
     def baselines(self, train: Sequence[Record], test: Sequence[Record]) -> dict[str, Any]:
         known = [(set(controls_of(record).items()), self.targets_of(record)[0]) for record in train]
@@ -200,6 +314,15 @@ def written_out(control: Any) -> str:
     return plain_text(control)
 
 
+def values_of(orders: Sequence[Controls]) -> dict[str, list[str]]:
+    """The values of every control, each once."""
+    found: dict[str, dict[str, None]] = {}
+    for order in orders:
+        for key, value in order.items():
+            found.setdefault(key, {})[value] = None
+    return {key: list(values) for key, values in found.items()}
+
+
 def literal_values(orders: Sequence[Controls], texts: Sequence[str]) -> dict[str, list[str]]:
     """Controls whose values texts repeat word for word, with all their values."""
     asked: Counter[str] = Counter()
@@ -240,9 +363,3 @@ def required_of(record: Record) -> list[str]:
 def present(words: Sequence[str], text: str) -> tuple[int, int]:
     """How many of the words a text holds, and how many there are."""
     return sum(holds(text, word) for word in words), len(words)
-
-
-def holds(text: str, value: str) -> bool:
-    """Whether a text holds a value as a whole word, in any case; Chinese has no word borders."""
-    edges = (r"(?<!\w)" if value[:1].isascii() else "", r"(?!\w)" if value[-1:].isascii() else "")
-    return re.search(edges[0] + re.escape(value) + edges[1], text, re.IGNORECASE) is not None

@@ -155,6 +155,10 @@ class Write(Predictor):
         """What is to be written for a record, each of several references."""
         return self.references_of(record)
 
+    def field_of(self, record: Record, name: str) -> str:
+        """A field as the prompt has it."""
+        return plain_text(record.fields[name])
+
     def source_of(self, record: Record) -> str:
         """The text that a reader knows a record by."""
         return plain_text(record.fields[self.cut_field])
@@ -179,7 +183,7 @@ class Write(Predictor):
         Raises:
             DataError: a source without text, or no room for any of it; names file and row.
         """
-        fields = {name: plain_text(record.fields[name]) for name in self.inputs}
+        fields = {name: self.field_of(record, name) for name in self.inputs}
         if not fields[self.cut_field]:
             raise self._empty(self.cut_field, record)
         start = [] if tokenizer.start_id is None else [tokenizer.start_id]

@@ -12,7 +12,7 @@ from gptwo.train.finetune import Run, finetune
 from gptwo.tune.space import with_values
 
 
-def parse_sizes(text: str) -> list[int]:
+def parse_sizes(text: str, where: str = "--learning-curve") -> list[int]:
     """Numbers of training records, ascending.
 
     >>> parse_sizes("100, 10,50")
@@ -24,9 +24,9 @@ def parse_sizes(text: str) -> list[int]:
     try:
         sizes = sorted({int(part) for part in text.split(",")})
     except ValueError as error:
-        raise UsageError(f"{text!r} are no numbers of records.", where="--learning-curve", fix="10,50,100") from error
+        raise UsageError(f"{text!r} are no numbers of records.", where=where, fix="10,50,100") from error
     if sizes[0] < 2:
-        raise UsageError("A run needs two records at least.", where="--learning-curve", fix="10,50,100")
+        raise UsageError("A run needs two records at least.", where=where, fix="10,50,100")
     return sizes
 
 

@@ -8,12 +8,13 @@
     python recipes/finetune/write_data.py e2e DATA/e2e_nlg OUT
     python recipes/finetune/write_data.py mbpp DATA/mbpp/mbpp.jsonl OUT
     python recipes/finetune/write_data.py conala DATA/conala OUT
+    python recipes/finetune/write_data.py humaneval DATA/humaneval/HumanEval.jsonl.gz OUT DATA/mbpp/mbpp.jsonl
 
 OUT gets train.jsonl, valid.jsonl where there is one, and test.jsonl. SQuAD-like files have one part: their contexts are
 parted four to one, so that no context of test is learned from. CrossWOZ and E2E have no training part here: their
 validation part is learned from, and of E2E the orders that test has too are left out. Of the news, lines of English and
-Chinese parted by a tab, the last hundred are for the test and the fifty before them for validation. SciTLDR needs none
-of this; see summarize.toml.
+Chinese parted by a tab, the last hundred are for the test and the fifty before them for validation. HumanEval is a test
+only: functions of MBPP, written as it writes them, are learned from. SciTLDR needs none of this; see summarize.toml.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -133,6 +135,35 @@ def conala(folder: Path) -> Parts:
     return {"train": read("train"), "test": read("test")}
 
 
+def humaneval(file: Path, more: str) -> Parts:
+    """The body of a function for its head and description."""
+
+    def learned() -> Iterator[dict]:
+        for line in Path(more).read_text(encoding="utf-8").splitlines():
+            task = json.loads(line)
+            code = task["code"].replace("\r\n", "\n").replace("\t", "    ").strip()
+            heads = list(re.finditer(r"^def (\w+)\(.*\):[ ]*\n", code, re.MULTILINE))
+            heads = [head for head in heads if f"{head[1]}(" in task["test_list"][0]]
+            if len(heads) == 1 and code[heads[0].end() :].strip():
+                about = task["text"].strip().replace("\\", "")
+                prompt = f'{code[: heads[0].end()]}    """ {about}\n    """\n'
+                tests = [task["test_setup_code"].replace("\r\n", "\n"), *task["test_list"]]
+                yield {
+                    "prompt": prompt,
+                    "code": code[heads[0].end() :],
+                    "tests": [one for one in tests if one],
+                    "entry_point": heads[0][1],
+                }
+
+    def asked() -> Iterator[dict]:
+        for line in gzip.decompress(file.read_bytes()).decode("utf-8").splitlines():
+            task = json.loads(line)
+            renamed = {"code": task["canonical_solution"], "tests": task["test"]}
+            yield {"prompt": task["prompt"], **renamed, "entry_point": task["entry_point"]}
+
+    return {"train": learned(), "test": asked()}
+
+
 def main(kind: str, source: str, out: Path, *more: str) -> None:
     readers: dict[str, Callable[..., Parts]] = {
         "multi30k": multi30k,
@@ -143,6 +174,7 @@ def main(kind: str, source: str, out: Path, *more: str) -> None:
         "e2e": e2e,
         "mbpp": mbpp,
         "conala": conala,
+        "humaneval": humaneval,
     }
     out.mkdir(parents=True, exist_ok=True)
     for part, records in readers[kind](Path(source), *more).items():

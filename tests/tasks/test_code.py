@@ -48,3 +48,31 @@ def test_several_tries_are_drawn(record, tokenizer, network):
     assert [len(each) for each in said.tries] == [3, 3]
     assert said.texts == [each[0] for each in said.tries]
     assert len(set(said.tries[0])) > 1
+
+
+HEAD = {
+    "prompt": 'def f(x):\n    """ add one """\n',
+    "code": "    return x + 1\n",
+    "tests": "def check(candidate):\n    assert candidate(1) == 2\n",
+    "entry_point": "f",
+}
+
+
+def test_a_completion_keeps_its_white_space_and_is_run_behind_its_prompt(record, tokenizer):
+    given = record(**HEAD)
+    assert program_of(given, "    return x + 1").split("\n")[-4:] == [
+        "def check(candidate):",
+        "    assert candidate(1) == 2",
+        "",
+        "check(f)",
+    ]
+    task = Code("{prompt}", execute=True, max_target=30)
+    assert task.references_of(given) == ["    return x + 1"]
+    (example,) = task.encode(given, tokenizer, 200)
+    assert tokenizer.decode(example.ids).startswith(HEAD["prompt"] + "    return x + 1")
+    assert task.options(64)["stop"][0] == "\ndef "
+    assert "stop" not in Code(max_target=30).options(64) or Code(max_target=30).options(64)["stop"] == ("\n",)
+    right, wrong = "    return x + 1", "    return x"
+    found = task.measured([given, given], Written([right, wrong], tries=[[right], [wrong]]))
+    assert found["pass_1"].value == pytest.approx(0.5)
+    assert found["exact_match"].value == pytest.approx(0.5)

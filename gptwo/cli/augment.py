@@ -1,0 +1,117 @@
+"""`gptwo augment`: more labelled records out of few, and whether they help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gptwo.cli.options import (
+    ColumnsOption,
+    DeviceOption,
+    EncodingOption,
+    FailUnderOption,
+    File,
+    FormatOption,
+    JsonOption,
+    OverwriteOption,
+    PrecisionOption,
+    RecipeArgument,
+    SeedOption,
+    SetOption,
+    StrictOption,
+    Text,
+    Texts,
+    ThreadsOption,
+)
+
+
+def augment(
+    recipe: RecipeArgument = None,
+    model: Annotated[Text, typer.Option(help="Model that learns to write: a name or a folder.")] = None,
+    train: Annotated[Texts, typer.Option(help="Records of text and label to begin with.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of what is written.")] = Path("runs/augment"),
+    times: Annotated[float, typer.Option(help="Texts wanted for each given record.")] = 1.0,
+    tries: Annotated[float, typer.Option(help="Texts written for each one wanted at most.")] = 6.0,
+    confidence: Annotated[float, typer.Option(help="Least probability that the judge gives the label.")] = 0.5,
+    judge: Annotated[Text, typer.Option(help="tfidf, or a tuned classifier: its folder.")] = None,
+    measure: Annotated[
+        Text, typer.Option(help="Measure what it changes with so many given records of each label: 10,50,100.")
+    ] = None,
+    test: Annotated[Texts, typer.Option(help="Records to measure on; nothing like them is kept.")] = None,
+    classify: Annotated[File, typer.Option(help="Measure: recipe of a network that is to be helped, too.")] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Measure: how often the given records are drawn.")] = 3,
+    columns: ColumnsOption = None,
+    format: FormatOption = None,
+    encoding: EncodingOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    threads: ThreadsOption = None,
+    set_: SetOption = None,
+    strict: StrictOption = False,
+    overwrite: OverwriteOption = False,
+    fail_under: FailUnderOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Write more labelled records: a tuned model writes, a classifier chooses, copies are left out."""
+    from gptwo.cli.common import check_gate, console, parse_columns, parse_gate, print_json
+    from gptwo.errors import UsageError
+    from gptwo.recipe import parse_assignments
+    from gptwo.train.augment import TFIDF, Wish, augment, test_texts
+
+    gate = parse_gate(fail_under)
+    if gate and not measure:
+        raise UsageError("Nothing is measured.", where="--fail-under", fix="--measure 10,50,100 --test test.jsonl")
+    settings: dict[str, Any] = {
+        "data.columns": parse_columns(columns),
+        "data.format": format,
+        "data.encoding": encoding,
+        "data.strict": strict or None,
+        "train.seed": seed,
+        "train.device": device,
+        "train.precision": precision,
+        "train.threads": threads,
+        **parse_assignments(set_ or []),
+    }
+    wish = Wish(times, tries, confidence)
+    shared: dict[str, Any] = {
+        "train": train,
+        "out": out,
+        "recipe": recipe,
+        "settings": settings,
+        "wish": wish,
+        "overwrite": overwrite,
+    }
+    if measure:
+        from gptwo.train.augment_measure import measure_augmentation
+        from gptwo.tune.sizes import parse_sizes
+
+        report = measure_augmentation(
+            model,
+            test=test or [],
+            classify=classify,
+            sizes=parse_sizes(measure, where="--measure"),
+            draws=draws,
+            judge=judge,
+            **shared,
+        )
+        if json:
+            print_json(report.to_dict())
+        else:
+            report.print(console())
+        check_gate(report, gate)
+        return
+    held_out = test_texts(test, recipe, settings) if test else []
+    done = augment(model, judge=judge or TFIDF, held_out=held_out, **shared)
+    if json:
+        print_json(done.to_dict())
+        return
+    for label, count in done.written.items():
+        console().print(f"{label}: {done.given[label]:,} given, {count:,} written", markup=False)
+    refused = ", ".join(f"{count:,} {reason}" for reason, count in done.refused.items())
+    console().print(f"{done.drawn:,} texts were written; refused: {refused or 'none'}", markup=False, soft_wrap=True)
+    for note in done.notes:
+        console().print(note, markup=False, style="yellow", soft_wrap=True)
+    console().print(f"\nrecords: {done.folder / 'train.jsonl'}", markup=False, soft_wrap=True)
