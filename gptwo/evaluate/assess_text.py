@@ -24,6 +24,7 @@ from gptwo.evaluate import statistics
 from gptwo.evaluate.assess import BEFORE, TUNED, Sampling, check_systems, role_of
 from gptwo.evaluate.metric_names import metric_name
 from gptwo.evaluate.report import Example, Report, Sample, System
+from gptwo.evaluate.slices import Slices, cut_up
 from gptwo.evaluate.statistics import Comparison
 from gptwo.evaluate.worst import WORST
 
@@ -82,6 +83,7 @@ def assess_texts(
     sources: Sequence[str],
     references: Sequence[Sequence[str]],
     places: Sequence[tuple[str, int]] | None = None,
+    labels: Sequence[str] | None = None,
     worst_by: str | None = None,
     tuned: str = TUNED,
     before: str = BEFORE,
@@ -96,6 +98,7 @@ def assess_texts(
         sources: N texts as the reader knows the records by.
         references: the right texts of each; none where there is no answer.
         places: (file, row) of each record.
+        labels: of the N records, by which the test set is cut into parts, beside length and writing of the sources.
         worst_by: metric by which the worst texts are found; default the primary one.
         fields: further fields of `Report`.
     """
@@ -123,10 +126,26 @@ def assess_texts(
             "systems": systems,
             "records": len(sources),
             "comparisons": comparisons,
+            "slices": _parts(figures, primary, sources, labels),
             "worst": _worst(figures[tuned], worst_by or primary, sources, references, texts[tuned], places),
             **fields,
         }
     )
+
+
+def _parts(
+    figures: Mapping[str, Mapping[str, Counted | float]],
+    key: str,
+    sources: Sequence[str],
+    labels: Sequence[str] | None,
+) -> Slices | None:
+    """A figure that is made of counts of each record, on parts of the test set."""
+    counted = {name: one[key] for name, one in figures.items() if isinstance(one.get(key), Counted)}
+    if not counted:
+        return None
+    rows = {name: one.rows for name, one in counted.items() if isinstance(one, Counted)}
+    statistic = next(one.statistic for one in counted.values() if isinstance(one, Counted))
+    return cut_up(key, rows, statistic, texts=sources, labels=labels)
 
 
 def _compare(tuned: str, name: str, key: str, ours: Any, theirs: Any, sampling: Sampling) -> Comparison:

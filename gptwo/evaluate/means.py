@@ -17,7 +17,8 @@ import numpy as np
 
 from gptwo.evaluate.assess import BEFORE, TUNED, Sampling, check_systems, compare_right, role_of
 from gptwo.evaluate.report import Example, Report, System
-from gptwo.evaluate.statistics import Comparison
+from gptwo.evaluate.slices import Slices, cut_up
+from gptwo.evaluate.statistics import Comparison, share_of_sums
 from gptwo.evaluate.worst import WORST
 
 
@@ -28,6 +29,8 @@ def assess_means(
     measured: Mapping[str, Mapping[str, Sequence[float] | np.ndarray]],
     primary: str,
     predictions: Mapping[str, list] | None = None,
+    texts: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
     tuned: str = TUNED,
     before: str = BEFORE,
     sampling: Sampling = Sampling(),
@@ -41,6 +44,7 @@ def assess_means(
         measured: system name to metric to N values, one for each record; the figure is their mean.
         primary: the metric that decides.
         predictions: what the systems said, for report.json.
+        texts, labels: of the N records, by which the primary metric is cut into parts; None: it is not.
         Other arguments as in `assess_classification`.
     """
     check_systems(measured, tuned)
@@ -72,9 +76,18 @@ def assess_means(
             "systems": systems,
             "records": len(values[tuned][primary]),
             "comparisons": comparisons,
+            "slices": None if texts is None else _parts(values, primary, texts, labels),
             **fields,
         }
     )
+
+
+def _parts(
+    values: Mapping[str, Mapping[str, np.ndarray]], key: str, texts: Sequence[str], labels: Sequence[str] | None
+) -> Slices | None:
+    """The mean of a value on parts of the test set."""
+    rows = {name: np.stack([one[key], np.ones(len(texts))], axis=1) for name, one in values.items() if key in one}
+    return cut_up(key, rows, share_of_sums, texts=texts, labels=labels)
 
 
 def compare_means(

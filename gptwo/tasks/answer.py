@@ -88,6 +88,9 @@ class Answer(Write):
         shown = [plain_text(record.fields[name]) for name in self.inputs if name != self.cut_field]
         return " ".join([*shown, plain_text(record.fields[self.cut_field])])
 
+    def part_of(self, record: Record) -> str:
+        return "with an answer" if self.references_of(record) else "without an answer"
+
     def finish(self, text: str) -> str:
         """An answer; nothing where the model says that there is none."""
         text = text.strip()

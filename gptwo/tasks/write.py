@@ -135,6 +135,9 @@ class Write(Predictor):
                 fix="lower it, or raise data.max_length",
             )
 
+    def room(self, max_length: int) -> str:
+        return f"{max_length:,} tokens, of which {self.target_room(max_length):,} are for the {self.target}"
+
     def references_of(self, record: Record) -> list[str]:
         """The right texts of a record, each once, in their order; a list in the target's field is several of them.
 
@@ -288,6 +291,7 @@ class Write(Predictor):
             figures[name] = self.measured(records, said)
             if said.costs is not None:
                 figures[name]["perplexity"] = perplexity_of(said.costs)
+        labels = [label for label in map(self.part_of, records) if label is not None]
         fields["notes"] = [*fields.get("notes", []), *self.notes(records), *self._how(systems)]
         return assess_texts(
             title=title,
@@ -298,9 +302,14 @@ class Write(Predictor):
             sources=[self.source_of(record) for record in records],
             references=[self.references_of(record) for record in records],
             places=[(record.file, record.row) for record in records],
+            labels=labels if len(labels) == len(records) else None,
             worst_by=self.worst_by,
             **fields,
         )
+
+    def part_of(self, record: Record) -> str | None:
+        """The kind of record by which the report is cut into parts; None for a task without kinds."""
+        return None
 
     def _how(self, systems: dict[str, Written]) -> list[str]:
         """How the texts were written, and what was lost at the limits."""

@@ -54,3 +54,46 @@ def test_the_rarer_of_many_labels_are_left_out():
     labels = [f"label {i}" for i in range(20) for _ in range(20 - i)]
     kept = set(by_label(labels)) - {""}
     assert kept == {f"label {i}" for i in range(12)}
+
+
+def test_figures_that_are_means_are_cut_up_too():
+    from gptwo.evaluate.means import assess_means
+
+    values = [1.0] * 30 + [0.0, 0.5] * 15
+    report = assess_means(
+        title="t",
+        task="rank",
+        primary="mrr",
+        measured={"Tuned": {"mrr": values}, "BM25": {"mrr": [0.5] * 60, "hits_1": [0] * 60}},
+        texts=TEXTS,
+        labels=["x"] * 20 + ["y"] * 40,
+    )
+    parts = {(row.kind, row.name): row.values for row in report.slices.rows}
+    assert report.slices.metric == "mrr"
+    assert parts["writing", CJK]["Tuned"].value == pytest.approx(0.25)
+    assert parts["label", "x"]["BM25"].value == pytest.approx(0.5)
+    assert assess_means(title="t", task="rank", primary="mrr", measured={"Tuned": {"mrr": values}}).slices is None
+
+
+def test_figures_of_written_texts_are_cut_up_by_their_counts():
+    pytest.importorskip("sacrebleu")
+    from gptwo.evaluate.assess_text import Counted, assess_texts
+    from gptwo.evaluate.text_metrics import bleu_counts, bleu_of_sums
+
+    wanted = [[f"the number {n} is a good one"] for n in range(60)]
+    said = [known[0] if n < 30 else f"the number {n} is bad" for n, known in enumerate(wanted)]
+    counted = Counted(bleu_counts(said, wanted, "13a"), bleu_of_sums)
+    report = assess_texts(
+        title="t",
+        task="translate",
+        primary="bleu",
+        figures={"Tuned": {"bleu": counted}, "Other": {"chrf": 3.0}},
+        texts={"Tuned": said, "Other": said},
+        sources=TEXTS,
+        references=wanted,
+    )
+    parts = {row.name: row.values for row in report.slices.rows if row.kind == "writing"}
+    assert parts[OTHER]["Tuned"].value == pytest.approx(100)
+    assert parts[CJK]["Tuned"].value == pytest.approx(float(bleu_of_sums(counted.rows[30:].sum(0)[None])[0]))
+    assert set(parts[CJK]) == {"Tuned"}
+    assert report.slices.weakest("Tuned", counted.value)[0].name in (CJK, "from 12 characters")
