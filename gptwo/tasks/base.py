@@ -38,6 +38,9 @@ class Task(ABC):
         special_tokens: tokens that it adds to the vocabulary.
         labels: names by index; empty where there are none.
         calibration: what `calibrate` fitted, or what a saved model says of it.
+        uncalibrated: why confidences are left as they are, for the report of a task that gives some.
+        probed_at: whose hidden state `probe` looks at.
+        zero_shot: whether `untuned` does without the head that is tuned.
     """
 
     name: ClassVar[str]
@@ -48,6 +51,9 @@ class Task(ABC):
     special_tokens: tuple[str, ...] = ()
     labels: list[str]
     calibration: dict[str, Any] = {}  # noqa: RUF012 - replaced, never changed
+    uncalibrated: ClassVar[str] = ""
+    probed_at: ClassVar[str] = "the last token"
+    zero_shot: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
@@ -93,6 +99,10 @@ class Task(ABC):
     def group(self, record: Record) -> str:
         """What a share of the records should have in proportion; nothing, unless a task says so."""
         return ""
+
+    def room(self, max_length: int) -> str:
+        """What a record must fit into, in words, after `fit_tokens`; for the note on those that do not."""
+        return f"{max_length:,} tokens"
 
     @abstractmethod
     def encode(

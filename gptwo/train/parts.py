@@ -41,7 +41,7 @@ class Part:
     files: list[DataFile]
     examples: list[Example]
     limited_from: int = 0
-    max_length: int = 0
+    room: str = ""
     tokens_cut: int = 0
     records_cut: int = 0
 
@@ -52,7 +52,7 @@ class Part:
             for index, record in enumerate(self.records)
             for example in task.encode(record, tokenizer, max_length, index, target=target)
         ]
-        self.max_length = max_length
+        self.room = task.room(max_length)
         self.tokens_cut = sum(example.truncated for example in self.examples)
         self.records_cut = len({example.index for example in self.examples if example.truncated})
 
@@ -61,8 +61,8 @@ class Part:
         if not self.records_cut:
             return []
         return [
-            f"{self.name}: {self.records_cut:,} of {len(self.records):,} records are longer than "
-            f"{self.max_length:,} tokens; {self.tokens_cut:,} tokens were cut out of them."
+            f"{self.name}: {self.records_cut:,} of {len(self.records):,} records do not fit into "
+            f"{self.room}; {self.tokens_cut:,} tokens were cut out of them."
         ]
 
 

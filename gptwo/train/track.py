@@ -125,7 +125,7 @@ def read_events(run_folder: Path | str) -> list[Event]:
     """The events of a run as it finally went, in order.
 
     Steps that a kill undid (they came after the checkpoint from which a later start resumed) are left out, as is a
-    last line that is still being written.
+    last line that is still being written. Notices right before a start belong to it.
 
     Args:
         run_folder: folder with events.jsonl; an absent file gives an empty list.
@@ -135,7 +135,13 @@ def read_events(run_folder: Path | str) -> list[Event]:
     for line in path.read_bytes().split(b"\n")[:-1] if path.is_file() else []:
         event = json.loads(line)
         if event["kind"] == "start":
-            events = [earlier for earlier in events if earlier["step"] <= event["step"]] if event["step"] else []
+            first = len(events)
+            while first and events[first - 1]["kind"] == "notice":
+                first -= 1
+            said = {notice["message"] for notice in events[:first] if notice["kind"] == "notice" and event["step"]}
+            fresh = [notice for notice in events[first:] if notice["message"] not in said]
+            kept = [earlier for earlier in events[:first] if earlier["step"] <= event["step"]] if event["step"] else []
+            events = [*kept, *fresh]
         events.append(event)
     return events
 

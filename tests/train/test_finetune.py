@@ -308,8 +308,8 @@ def test_texts_too_long_are_noted(tune, tmp_path):
     run = tune("classify", train=data, valid=data, test=data, train__steps=1)
     tokenizer = run.model.tokenizer
     cut = len(tokenizer.encode("the cat sat " * 31)) - run.model.config.n_positions
-    assert [note for note in run.report.notes if "longer" in note] == [
-        f"{part}: 1 of 9 records are longer than 48 tokens; {cut:,} tokens were cut out of them."
+    assert [note for note in run.report.notes if "fit into" in note] == [
+        f"{part}: 1 of 9 records do not fit into 48 tokens; {cut:,} tokens were cut out of them."
         for part in ("train", "valid", "test")
     ]
 
@@ -322,12 +322,12 @@ def test_long_texts_of_a_language_model_are_noted_too(tune, tmp_path):
     ids = len(tokenizer.encode("mat: ")) + len(tokenizer.encode("the cat sat " * 31)) + 1  # and the end
     cut = ids - (run.model.config.n_positions + 1)  # the last one is only to be predicted
     wanted = [
-        f"{part}: 1 of 9 records are longer than 48 tokens; {cut:,} tokens were cut out of them."
+        f"{part}: 1 of 9 records do not fit into 48 tokens; {cut:,} tokens were cut out of them."
         for part in ("train", "valid", "test")
     ]
-    assert [note for note in run.report.notes if "longer" in note] == wanted
+    assert [note for note in run.report.notes if "fit into" in note] == wanted
     told = [event.get("message", "") for event in map(json.loads, (tmp_path / "run" / "events.jsonl").open())]
-    assert [note for note in told if "longer" in note] == wanted
+    assert [note for note in told if "fit into" in note] == wanted
     assert measure(tmp_path / "run", [str(data)], precision="fp32").notes == wanted[2:]
 
 

@@ -95,6 +95,19 @@ def test_steps_that_a_kill_undid_are_left_out(tmp_path):
     assert steps == [(1, 1.0), (2, 1.0), (3, 2.0)]
 
 
+def test_notices_before_a_start_belong_to_it(tmp_path):
+    trackers = Trackers([EventsFile(tmp_path)])
+    for start, words in ((0, ("an older run",)), (0, ("24 records", "a prefix")), (2, ("24 records", "another base"))):
+        for word in words:
+            trackers.emit("notice", message=word)
+        trackers.emit("start", start)
+        for step in range(start + 1, start + 4):
+            trackers.emit("step", step, loss=1.0)
+    trackers.close()
+    found = [event.get("message", event["step"]) for event in read_events(tmp_path)]
+    assert found == ["24 records", "a prefix", 0, 1, 2, "another base", 2, 3, 4, 5]
+
+
 def test_no_file_means_no_events(tmp_path):
     assert read_events(tmp_path) == []
 

@@ -133,3 +133,11 @@ def test_a_bad_row_is_counted_and_set_aside(tune, tmp_path):
     assert "rejected" in " ".join(run.report.notes) or "reject" in " ".join(run.report.notes)
     assert (tmp_path / "run" / "rejects.jsonl").is_file()
     assert gptwo.__version__
+
+
+def test_the_note_on_long_sources_says_what_they_must_fit_into(tune):
+    rows = [{"context": "the cat sat on the mat. " * (12 if i < 2 else 1), "question": "who?", "answers": ["the cat"]}
+            for i in range(6)]  # fmt: skip
+    run, _ = tune("answer", rows, train__steps=1, train__evaluate_every=1, task__max_target=9)
+    (note, *_) = [note for note in run.report.notes if note.startswith("train:")]
+    assert "2 of 6 records do not fit into 48 tokens, of which 9 are for the answers; " in note
