@@ -7,6 +7,8 @@ setting attributes, several can share one network, and nothing that reads names 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -93,6 +95,15 @@ class Adapter:
         self._before = {}
         model.head_kind = self._head_before
         move_context(model, self.prefix_tokens)
+
+    @contextmanager
+    def absent(self, model: Model) -> Iterator[None]:
+        """The model as it is without the adapter, for the length of a block."""
+        self.detach(model)
+        try:
+            yield
+        finally:
+            self.attach(model)
 
     def summary(self, model: Model) -> str:
         """What is tuned and how little that is, in a sentence."""

@@ -106,9 +106,13 @@ def owner_of(batch: Batch, where: Tensor) -> Tensor:
 
 def head_scores(model: Model, found: Candidates) -> Tensor:
     """(S,) scores of the candidates by a head of one label at their last tokens, float32."""
+    return model.logits(last_states(model, found)).float().squeeze(1)
+
+
+def last_states(model: Model, found: Candidates) -> Tensor:
+    """(S, C) hidden states of the candidates' last tokens."""
     S, T = found.ids.shape
-    last = torch.arange(S, device=found.ids.device) * T + found.lengths - 1
-    return model.logits(model.transformer(found.ids, read=last)).float().squeeze(1)
+    return model.transformer(found.ids, read=torch.arange(S, device=found.ids.device) * T + found.lengths - 1)
 
 
 def likelihoods(model: Model, found: Candidates, weight: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from gptwo.evaluate.ranking import order_of
 from gptwo.evaluate.report import Report
 from gptwo.model.heads import Model
 from gptwo.recipe import TaskSection
+from gptwo.tasks import trust
 from gptwo.tasks.base import Predictor
 from gptwo.tasks.candidates import Candidates, head_scores, join, likelihoods, listwise_loss, table_of, unfold
 from gptwo.tasks.rank import candidate_scores
@@ -48,6 +49,7 @@ class Choice(Predictor):
     inputs = ("stem", "choices")
     lists = ("choices",)
     figures = ("accuracy", "loss")
+    zero_shot = True
 
     def __init__(self, score: str = "head"):
         self.score = score
@@ -147,7 +149,8 @@ class Choice(Predictor):
     ) -> list[np.ndarray]:
         """Scores of the choices of each record; their softmax are probabilities."""
         examples = self.encode_all(records, tokenizer, max_length, target=False)
-        return candidate_scores(model, examples, precision, self.scores)
+        temperature = self.calibration.get("temperature", 1.0)
+        return [scores / temperature for scores in candidate_scores(model, examples, precision, self.scores)]
 
     def rows(self, records: Sequence[Record], said: list[np.ndarray]) -> list[dict[str, Any]]:
         found = []
@@ -162,7 +165,25 @@ class Choice(Predictor):
                     "probabilities": [round(float(share), 4) for share in shares],
                 }
             )
+            if self.calibration.get("abstain_below") is not None:
+                found[-1]["abstain"] = bool(shares[place] < self.calibration["abstain_below"])
         return found
+
+    def calibrate(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        records: Sequence[Record],
+        *,
+        max_length: int,
+        precision: str,
+        target_precision: float | None,
+    ) -> dict[str, Any]:
+        self.calibration = {}
+        said = self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
+        gold = np.array([self.answer_of(record) for record in records])
+        self.calibration = trust.fitted(shares_of(said), gold, chosen_of(said), target_precision)
+        return self.calibration
 
     def evaluate(
         self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
@@ -207,18 +228,23 @@ class Choice(Predictor):
 
     def report(self, title: str, records: Sequence[Record], systems: dict[str, Any], **fields: Any) -> Report:
         lists, gold = [self.choices_of(record) for record in records], [self.answer_of(record) for record in records]
-        chosen = {name: [int(order_of(row, i)[0]) for i, row in enumerate(said)] for name, said in systems.items()}
+        chosen = {name: chosen_of(said).tolist() for name, said in systems.items()}
         right = {
             name: np.array([a == b for a, b in zip(places, gold, strict=True)], dtype=float)
             for name, places in chosen.items()
         }
         sure = [float(softmax(row)[place]) for row, place in zip(systems[TUNED], chosen[TUNED], strict=True)]
+        if self.calibration and records:
+            places = np.array(chosen[TUNED])
+            fields = {**trust.relied(self.calibration, shares_of(systems[TUNED]), np.array(gold), places), **fields}
         return assess_means(
             title=title,
             task=self.name,
             measured={name: {"accuracy": values} for name, values in right.items()},
             primary="accuracy",
             predictions={name: [row[p] for row, p in zip(lists, said, strict=True)] for name, said in chosen.items()},
+            texts=[str(record.fields["stem"]) for record in records],
+            labels=[f"choice {place + 1} is right" for place in gold],
             calibration=calibration(sure, right[TUNED].astype(bool)),
             worst=worst_means(
                 [str(record.fields["stem"]) for record in records],
@@ -291,6 +317,19 @@ def _fit(
     left, right = share_room(len(before), len(after), room)
     ids = [begin, *before[len(before) - left :], *own, *after[:right], *again]
     return Reading(ids, 1 + left, len(before) + len(after) - left - right)
+
+
+def shares_of(said: Sequence[np.ndarray]) -> np.ndarray:
+    """(N, K) probabilities of the choices, 0 beyond the end of a list."""
+    table = np.zeros((len(said), max((len(row) for row in said), default=0)))
+    for shares, row in zip(table, said, strict=True):
+        shares[: len(row)] = softmax(row)
+    return table
+
+
+def chosen_of(said: Sequence[np.ndarray]) -> np.ndarray:
+    """(N,) places of the choices that are made."""
+    return np.array([int(order_of(row, i)[0]) for i, row in enumerate(said)], dtype=int)
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:

@@ -50,6 +50,7 @@ class Extract(Predictor):
     inputs = ("context", "question")
     lists = ("answers",)
     figures = ("f1", "exact_match", "loss")
+    uncalibrated = "the odds of an answer against none also decide between windows, and a temperature would change them"
 
     def __init__(
         self,
@@ -91,6 +92,9 @@ class Extract(Predictor):
 
     def check(self, record: Record) -> None:
         answers_of(record)
+
+    def room(self, max_length: int) -> str:
+        return f"the {max(1, max_length // 3):,} tokens that a question may have"
 
     def group(self, record: Record) -> str:
         return str(bool(answers_of(record)))
@@ -138,13 +142,13 @@ class Extract(Predictor):
     def scores(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
         """(N, L, 2) scores of the windows of a batch, -inf beyond their ends, and their labels (N, L), -1 there."""
         assert batch.labels is not None
-        hidden = model.transformer(batch.ids, batch.positions, batch.documents).flatten(0, 1)  # (B * T, C)
         labels = batch.labels.flatten()
         where = (labels != IGNORE).nonzero().squeeze(1)
         owner = owner_of(batch, where)
         where = where[owner.argsort(stable=True)]
         sizes = owner.bincount(minlength=len(batch.indices)).tolist()
-        scores = model.logits(hidden[where]).float()  # (scored tokens, 2)
+        hidden = model.transformer(batch.ids, batch.positions, batch.documents, read=where)  # (scored tokens, C)
+        scores = model.logits(hidden).float()  # (scored tokens, 2)
         return (
             pad_sequence(list(scores.split(sizes)), batch_first=True, padding_value=float("-inf")),
             pad_sequence(list(labels[where].split(sizes)), batch_first=True, padding_value=-1),
@@ -261,6 +265,8 @@ class Extract(Predictor):
             measured=measured,
             primary="f1",
             predictions={name: [answer.text for answer in said] for name, said in systems.items()},
+            texts=[str(record.fields["context"]) for record in records],
+            labels=["with an answer" if known else "without an answer" for known in gold],
             worst=worst_means(
                 questions,
                 [known[0] if known else "(none)" for known in gold],

@@ -19,9 +19,10 @@ from gptwo.errors import DataError, UsageError, did_you_mean
 from gptwo.evaluate import metrics
 from gptwo.evaluate.assess import TUNED, Sampling, class_rows
 from gptwo.evaluate.baselines import Majority, TfidfLogisticRegression
+from gptwo.evaluate.calibration import tempered
 from gptwo.evaluate.means import assess_means, worst_means
 from gptwo.evaluate.report import Report
-from gptwo.evaluate.statistics import macro_f1_of_sums
+from gptwo.evaluate.statistics import Interval, macro_f1_of_sums
 from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
 from gptwo.recipe import TaskSection
@@ -170,10 +171,37 @@ class Joint(Predictor):
         for places, parts in forward_batches(model, examples, precision, lambda batch: self.scores(model, batch)):
             for table, scores in zip(tables, parts, strict=True):
                 table[places] = scores.softmax(1).cpu().numpy()
-        return {
-            kind: metrics.Predictions([names[kind][place] for place in table.argmax(1)], table, names[kind])
-            for kind, table in zip(self.kinds, tables, strict=True)
-        }
+        found = {}
+        for kind, table in zip(self.kinds, tables, strict=True):
+            table = tempered(table, self.fitted.get(kind, {}).get("temperature", 1.0))
+            found[kind] = metrics.Predictions([names[kind][place] for place in table.argmax(1)], table, names[kind])
+        return found
+
+    @property
+    def fitted(self) -> dict[str, dict[str, Any]]:
+        """Kind to what `calibrate` fitted for it."""
+        return self.calibration.get("kinds", {})
+
+    def calibrate(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        records: Sequence[Record],
+        *,
+        max_length: int,
+        precision: str,
+        target_precision: float | None,
+    ) -> dict[str, Any]:
+        """A temperature for each kind with labels enough."""
+        self.calibration = {}
+        said = self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
+        kinds = {}
+        for kind, (there, gold) in self.known(records).items():
+            truth = trust.places_of(gold, self.names[kind])
+            kinds[kind] = trust.fitted(np.asarray(said[kind].probabilities)[there], truth)
+        kinds = {kind: found for kind, found in kinds.items() if found}
+        self.calibration = {"kinds": kinds} if kinds else {}
+        return self.calibration
 
     def rows(self, records: Sequence[Record], said: Mapping[str, metrics.Predictions]) -> list[dict[str, Any]]:
         found = []
@@ -268,6 +296,7 @@ class Joint(Predictor):
                 name: [[said[kind].labels[i] for kind in self.kinds] for i in range(len(records))]
                 for name, said in systems.items()
             },
+            texts=[str(record.fields["text"]) for record in records],
             worst=worst_means(
                 [str(record.fields["text"]) for record in records],
                 [", ".join(self.labels_of(record).values()) for record in records],
@@ -291,10 +320,27 @@ class Joint(Predictor):
                 names, (truth, guess) = metrics.encode_labels(gold, labels)
                 macro = Sampling().bootstrap(class_rows(truth, guess, len(names)), macro_f1_of_sums)
                 system.metrics |= {**one.metrics, f"macro_f1/{kind}": macro}
+                table = systems[system.name][kind].probabilities
+                if table is not None:
+                    sure, hits = np.asarray(table, dtype=float)[there].max(1), right[system.name][kind][there] > 0
+                    system.metrics[f"ece/{kind}"] = Interval(metrics.calibration(sure, hits).ece)
                 if system.name == TUNED:
                     report.tables[kind] = metrics.class_table(gold, labels)
+                    report.notes += self.scaling_note(kind, np.asarray(table)[there], gold) if table is not None else []
             report.comparisons += part.comparisons
         return report
+
+    def scaling_note(self, kind: str, table: np.ndarray, gold: Sequence[str]) -> list[str]:
+        """What the temperature of a kind did to its calibration error on the test records."""
+        if kind not in self.fitted:
+            return []
+        names = self.names[kind]
+        found = trust.relied(self.fitted[kind], table, trust.places_of(gold, names), table.argmax(1))["scaling"]
+        return [
+            f"Scores of {kind} are divided by a temperature of {found.temperature:.2f}, fitted on {found.records:,} "
+            f"validation records: the calibration error went from {100 * found.ece_before:.1f} to "
+            f"{100 * found.ece_after:.1f} points on the test records."
+        ]
 
     def describe(self) -> dict[str, Any]:
         return {"task": self.name, "labels": self.labels, "kinds": self.kinds}

@@ -20,9 +20,11 @@ from gptwo.evaluate.ranking import BM25, order_of, random_scores, ranking_values
 from gptwo.evaluate.report import Report
 from gptwo.model.heads import Model
 from gptwo.recipe import TaskSection
+from gptwo.tasks import trust
 from gptwo.tasks.base import Predictor, forward_batches
-from gptwo.tasks.candidates import head_scores, join, listwise_loss, pairwise_loss, table_of, unfold
+from gptwo.tasks.candidates import head_scores, join, last_states, listwise_loss, pairwise_loss, table_of, unfold
 from gptwo.tasks.sequences import encode_pair
+from gptwo.tasks.texts import evenly
 from gptwo.tokenizer import Tokenizer
 
 RANDOM = "Random order"
@@ -42,6 +44,8 @@ class Rank(Predictor):
     inputs = ("query", "candidates")
     lists = ("candidates", "relevant")
     figures = ("mrr", "ndcg_10", "hits_1", "loss")
+    uncalibrated = "scores put the candidates of a query in order, they are no probabilities"
+    probed_at = "the last token of each candidate, by whether it is relevant"
 
     def __init__(self, loss: str = "listwise"):
         self.kind = loss
@@ -150,6 +154,28 @@ class Rank(Predictor):
         loss = float(self.objective(*table_of(said, grades))) / len(records)
         return {**{key: float(values[key].mean()) for key in self.figures if key in values}, "loss": loss}
 
+    def probe(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        train: Sequence[Record],
+        records: Sequence[Record],
+        *,
+        max_length: int,
+        precision: str,
+    ) -> list[np.ndarray]:
+        """Logistic regression on frozen features of single candidates; see `trust.probe`."""
+        lists = max(1, trust.PROBED // max(len(self.candidates_of(record)) for record in train))
+        chosen = evenly(train, lists)
+        states = [
+            candidate_scores(model, self.encode_all(part, tokenizer, max_length, target=False), precision, last_states)
+            for part in (chosen, records)
+        ]
+        relevant = np.array([grade > 0 for record in chosen for grade in self.grades_of(record)])
+        columns = np.stack([~relevant, relevant], axis=1)
+        shares = trust.regressed(np.concatenate(states[0]), columns, np.concatenate(states[1]))[:, 1]
+        return np.split(np.log(np.clip(shares, 1e-12, 1.0)), np.cumsum([len(one) for one in states[1]])[:-1])
+
     def baselines(self, train: Sequence[Record], test: Sequence[Record]) -> dict[str, list[np.ndarray]]:
         known = BM25(candidate for record in [*train, *test] for candidate in self.candidates_of(record))
         return {
@@ -168,6 +194,7 @@ class Rank(Predictor):
             measured=measured,
             primary=self.figures[0],
             predictions={name: [scores.round(6).tolist() for scores in said] for name, said in systems.items()},
+            texts=[str(record.fields["query"]) for record in records],
             worst=worst_means(
                 [str(record.fields["query"]) for record in records],
                 [row[int(np.argmax(known))] for row, known in zip(candidates, grades, strict=True)],
@@ -186,7 +213,7 @@ def candidate_scores(model: Model, examples: Sequence[Example], precision: str, 
     """Scores of the candidates of each example, float32.
 
     Args:
-        score: (model, Candidates) -> (S,) scores, as `head_scores`.
+        score: (model, Candidates) -> (S,) scores, as `head_scores`; or (S, C) states.
     """
 
     def forward(batch: Batch) -> tuple[Tensor, list[int]]:

@@ -7,7 +7,7 @@ Improves Language Model Embeddings").
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -25,8 +25,10 @@ from gptwo.evaluate.report import Report
 from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
 from gptwo.recipe import TaskSection
+from gptwo.tasks import trust
 from gptwo.tasks.base import Predictor, forward_batches
 from gptwo.tasks.sequences import encode_words, split_points
+from gptwo.tasks.texts import evenly
 from gptwo.tokenizer import Tokenizer
 
 
@@ -45,6 +47,7 @@ class Tag(Predictor):
     columns = ("tokens", "tags")
     inputs = ("tokens",)
     lists = ("tokens", "tags")
+    probed_at = "the last piece of each token"
 
     def __init__(self, labels: Sequence[str] | None = None, *, scheme: str = "auto", context: str = "both"):
         self.labels = list(labels or [])
@@ -131,8 +134,14 @@ class Tag(Predictor):
 
     def scores(self, model: Model, batch: Batch) -> Tensor:
         """(labelled tokens of all rows, tags) scores, float32."""
-        hidden = model.transformer(batch.ids, batch.positions, batch.documents)  # (B, T, C)
-        return model.logits(hidden[batch.labels != IGNORE]).float()
+        return model.logits(self.states(model, batch)).float()
+
+    @staticmethod
+    def states(model: Model, batch: Batch) -> Tensor:
+        """(labelled tokens of all rows, C) hidden states."""
+        return model.transformer(batch.ids, batch.positions, batch.documents, read=batch.learned()[0]).view(
+            -1, model.config.n_embd
+        )
 
     def predict(
         self,
@@ -158,17 +167,39 @@ class Tag(Predictor):
     ) -> list[np.ndarray]:
         """For each record (its tokens, labels)."""
         examples = self.encode_all(records, tokenizer, max_length, target=False)
-        found: list[np.ndarray] = [np.zeros(0)] * len(examples)
-        for places, (scores, words) in forward_batches(
-            model, examples, precision, lambda batch: (self.scores(model, batch), (batch.labels != IGNORE).sum(1))
-        ):
-            table = scores.softmax(1).cpu()  # (words of all rows, labels)
-            for place, part in zip(places, table.split(words.tolist()), strict=True):
-                found[place] = part.numpy()
-        tables = [[np.zeros((0, len(self.labels)), dtype=np.float32)] for _ in records]
-        for example, part in zip(examples, found, strict=True):
-            tables[example.index].append(part)
-        return [np.concatenate(parts) for parts in tables]
+        shares = lambda batch: self.scores(model, batch).softmax(1)  # noqa: E731
+        return by_record(model, examples, precision, shares, len(records), len(self.labels))
+
+    def probe(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        train: Sequence[Record],
+        records: Sequence[Record],
+        *,
+        max_length: int,
+        precision: str,
+    ) -> Predictions:
+        """Logistic regression on frozen features of single tokens; see `trust.probe`."""
+        words = sum(len(record.fields["tokens"]) for record in train)
+        chosen = evenly(train, max(1, len(train) * trust.PROBED // max(words, trust.PROBED)))
+        tags = [tag for tags in self.gold(chosen) for tag in tags]
+        learned, asked = (
+            by_record(
+                model,
+                self.encode_all(part, tokenizer, max_length, target=False),
+                precision,
+                lambda batch: self.states(model, batch).float(),
+                len(part),
+                model.config.n_embd,
+            )
+            for part in (chosen, records)
+        )
+        columns = trust.places_of(tags, self.labels)[:, None] == np.arange(len(self.labels))
+        table = trust.regressed(np.concatenate(learned), columns, np.concatenate(asked))
+        tables = np.split(table, np.cumsum([len(one) for one in asked])[:-1])
+        said = [[self.labels[place] for place in one.argmax(1)] for one in tables]
+        return Predictions(said, confidences=[float(one.max(1).min(initial=1.0)) for one in tables])
 
     def evaluate(
         self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
@@ -242,3 +273,24 @@ def scheme_of_labels(labels: Sequence[str]) -> str | None:
     """The scheme that a set of tags belongs to, None where they mark no entities."""
     found = tagging.detect_scheme([[label] for label in labels])
     return "IOB2" if found in ("IOB1", "mixed") else found
+
+
+def by_record(
+    model: Model,
+    examples: Sequence[Example],
+    precision: str,
+    forward: Callable[[Batch], Tensor],
+    records: int,
+    width: int,
+) -> list[np.ndarray]:
+    """For each record (its labelled tokens, width) what `forward` gives for those of all rows of a batch."""
+    found: list[np.ndarray] = [np.zeros(0)] * len(examples)
+    for places, (values, words) in forward_batches(
+        model, examples, precision, lambda batch: (forward(batch), (batch.labels != IGNORE).sum(1))
+    ):
+        for place, part in zip(places, values.cpu().split(words.tolist()), strict=True):
+            found[place] = part.numpy()
+    tables = [[np.zeros((0, width), dtype=np.float32)] for _ in range(records)]
+    for example, part in zip(examples, found, strict=True):
+        tables[example.index].append(part)
+    return [np.concatenate(parts) for parts in tables]

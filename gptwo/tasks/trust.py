@@ -1,4 +1,4 @@
-"""What every classifier has beside its labels: calibrated confidences, abstention, and a probe of untuned features."""
+"""What tasks with labels have beside them: calibrated confidences, abstention, and a probe of untuned features."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from gptwo.evaluate.calibration import (
     tempered,
 )
 from gptwo.evaluate.metrics import Predictions
-from gptwo.evaluate.worst import confidences
 from gptwo.model.heads import Model
 from gptwo.tasks.base import Task, forward_batches
 from gptwo.tokenizer import Tokenizer
@@ -30,9 +29,7 @@ if TYPE_CHECKING:
     from gptwo.tasks.classify import Classify
 
 PROBED = 5000  # training records of a probe at most
-PROBE_NOTE = (
-    "Before tuning: a linear probe, logistic regression on the untuned network's hidden state at the last token."
-)
+FRESH_NOTE = "Before tuning: the head is new and has learned nothing, so these figures are what chance gives."
 
 
 def calibrate(
@@ -47,19 +44,44 @@ def calibrate(
 ) -> dict[str, Any]:
     """Fit a temperature, and a threshold where a precision is asked for; see `Task.calibrate`."""
     job.calibration = {}
-    if len(records) < FEWEST:
-        return {}
     said = job.predict(model, tokenizer, records, max_length=max_length, precision=precision)
     gold = job.gold(records)
     table = np.asarray(said.probabilities, dtype=float)
-    truth: Any = metrics.indicator(gold, job.labels) if job.multi_label else _places(gold, job.labels)
-    temperature = fit_temperature(table, truth, independent=job.multi_label)
-    job.calibration = {"temperature": round(temperature, 4), "records": len(records)}
-    if target_precision is not None and not job.multi_label:
-        sure, right = sureness(job.calibrated(said)), [a == b for a, b in zip(gold, said.labels, strict=True)]
-        threshold = choose_threshold(sure, right, target_precision)
-        job.calibration |= {"target_precision": target_precision, "abstain_below": threshold}
+    if job.multi_label:
+        job.calibration = fitted(table, metrics.indicator(gold, job.labels), independent=True)
+    else:
+        chosen = places_of(said.labels, job.labels)
+        job.calibration = fitted(table, places_of(gold, job.labels), chosen, target_precision)
     return job.calibration
+
+
+def fitted(
+    table: np.ndarray,
+    truth: np.ndarray,
+    chosen: np.ndarray | None = None,
+    target_precision: float | None = None,
+    *,
+    independent: bool = False,
+) -> dict[str, Any]:
+    """A temperature, and where a precision is asked for the confidence below which to abstain; as gptwo.json has them.
+
+    Args:
+        table: (N, K) probabilities.
+        truth: (N,) gold classes, or (N, K) booleans where `independent`.
+        chosen: (N,) predicted classes.
+
+    Returns:
+        Nothing of fewer than 20 records.
+    """
+    if len(table) < FEWEST:
+        return {}
+    temperature = round(fit_temperature(table, truth, independent=independent), 4)
+    found: dict[str, Any] = {"temperature": temperature, "records": len(table)}
+    if target_precision is not None and chosen is not None:
+        sure = tempered(table, temperature)[np.arange(len(table)), chosen]
+        threshold = choose_threshold(sure.tolist(), (chosen == truth).tolist(), target_precision)
+        found |= {"target_precision": target_precision, "abstain_below": threshold}
+    return found
 
 
 def reliance(job: Classify, records: Sequence[Record], said: Predictions | None) -> dict[str, Any]:
@@ -68,32 +90,59 @@ def reliance(job: Classify, records: Sequence[Record], said: Predictions | None)
     Args:
         said: predictions of the calibrated model on the test records.
     """
-    found: dict[str, Any] = {}
-    temperature = job.calibration.get("temperature")
-    if temperature is None or said is None or said.probabilities is None or not len(records):
-        return found
-    gold = job.gold(records)
-    table = np.asarray(said.probabilities, dtype=float)
-    plain = tempered(table, 1 / temperature, independent=job.multi_label)
-    if job.multi_label:
-        truth = metrics.indicator(gold, job.labels).ravel()
-        before, after = (metrics.calibration(part.ravel(), truth).ece for part in (plain, table))
-    else:
-        right = [a == b for a, b in zip(gold, said.labels, strict=True)]
-        places = _places(said.labels, job.labels)
-        before, after = (metrics.calibration(part[np.arange(len(part)), places], right).ece for part in (plain, table))
-    found["scaling"] = Scaling(temperature, job.calibration["records"], before, after)
-    target = job.calibration.get("target_precision")
+    if not job.calibration or said is None or said.probabilities is None or not len(records):
+        return {}
+    gold, table = job.gold(records), np.asarray(said.probabilities, dtype=float)
+    if not job.multi_label:
+        return relied(job.calibration, table, places_of(gold, job.labels), places_of(said.labels, job.labels))
+    temperature, truth = job.calibration["temperature"], metrics.indicator(gold, job.labels).ravel()
+    plain = tempered(table, 1 / temperature, independent=True)
+    before, after = (metrics.calibration(part.ravel(), truth).ece for part in (plain, table))
+    return {"scaling": Scaling(temperature, job.calibration["records"], before, after)}
+
+
+def relied(calibration: dict[str, Any], table: np.ndarray, truth: np.ndarray, chosen: np.ndarray) -> dict[str, Any]:
+    """The fields of a report on what `fitted` gave.
+
+    Args:
+        table: (N, K) calibrated probabilities of the test records.
+        truth, chosen: (N,) gold and predicted classes.
+    """
+    temperature, right, rows = calibration["temperature"], chosen == truth, np.arange(len(table))
+    parts = (tempered(table, 1 / temperature), table)
+    before, after = (metrics.calibration(part[rows, chosen], right).ece for part in parts)
+    found: dict[str, Any] = {"scaling": Scaling(temperature, calibration["records"], before, after)}
+    target = calibration.get("target_precision")
     if target is not None:
-        right = [a == b for a, b in zip(gold, said.labels, strict=True)]
-        found["abstention"] = judge_threshold(sureness(said), right, target, job.calibration["abstain_below"])
+        sure = table[rows, chosen]
+        found["abstention"] = judge_threshold(sure.tolist(), right.tolist(), target, calibration["abstain_below"])
     return found
 
 
-def sureness(said: Predictions) -> np.ndarray:
-    """(N,) the probability of what was predicted."""
-    found = confidences(said)
-    return np.zeros(len(said.labels)) if found is None else found
+def before_notes(job: Task, *, probed: bool, fresh: bool) -> list[str]:
+    """What stands for the model before tuning, for the report.
+
+    Args:
+        probed: whether a probe does.
+        fresh: whether the head that will be tuned is a new one.
+    """
+    if probed:
+        state = f"the untuned network's hidden state at {job.probed_at}"
+        return [f"Before tuning: a linear probe, logistic regression on {state}."]
+    return [FRESH_NOTE] if fresh and job.head != "language" and not job.zero_shot else []
+
+
+def fit_notes(job: Task, records: int) -> list[str]:
+    """Why no temperature was fitted, where a reader may look for one; after `calibrate`.
+
+    Args:
+        records: of the validation data.
+    """
+    if job.calibration:
+        return []
+    if type(job).calibrate is not Task.calibrate:
+        return [f"No temperature was fitted: {records:,} validation records are fewer than {FEWEST}."]
+    return [f"No temperature was fitted: {job.uncalibrated}."] if job.uncalibrated else []
 
 
 def probe(
@@ -120,7 +169,7 @@ def probe(
     if job.multi_label:
         columns: Any = metrics.indicator(gold, job.labels)
     else:
-        columns = _places(gold, job.labels)[:, None] == np.arange(len(job.labels))
+        columns = places_of(gold, job.labels)[:, None] == np.arange(len(job.labels))
     table = regressed(learned, columns, asked, independent=job.multi_label)
     return Predictions(job.decide(table), table, job.labels)
 
@@ -165,6 +214,7 @@ def features(
     return found
 
 
-def _places(labels: Sequence[str], names: Sequence[str]) -> np.ndarray:
+def places_of(labels: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """(N,) places of labels among the names."""
     _, (found,) = metrics.encode_labels(labels, labels=names)
     return found

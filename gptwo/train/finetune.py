@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -26,7 +27,7 @@ from gptwo.recipe import Recipe, load_recipe
 from gptwo.tasks import make_task
 from gptwo.tasks.base import Task
 from gptwo.tasks.language import Language
-from gptwo.tasks.trust import PROBE_NOTE
+from gptwo.tasks.trust import before_notes, fit_notes
 from gptwo.tokenizer import Tokenizer, load_tokenizer
 from gptwo.train.checkpoint import check_space
 from gptwo.train.confidence import calibrate
@@ -166,12 +167,14 @@ def tune_model(
     how: How = {"max_length": max_length, "precision": precision.value}
     test_records = (parts.get("test") or parts["valid"]).records
     before = None
-    if start.fresh:
-        before = job.probe(start.model, tokenizer, parts["train"].records, test_records, **how)
-    probed = [PROBE_NOTE] if before is not None else []
-    if before is None:
-        before = job.untuned(base.model, start.model, tokenizer, test_records, **how)
-    samples = write_samples(start, job, test_records, recipe, BEFORE)
+    with adapter.absent(start.model) if adapter else nullcontext():  # a fresh prefix is not the untuned model
+        untuned = replace(start, config=start.model.config, adapter=None)
+        if start.fresh:
+            before = job.probe(untuned.model, tokenizer, parts["train"].records, test_records, **how)
+        states = before_notes(job, probed=before is not None, fresh=bool(start.fresh))
+        if before is None:
+            before = job.untuned(base.model, untuned.model, tokenizer, test_records, **how)
+        samples = write_samples(untuned, job, test_records, recipe, BEFORE)
     notes = notes_of(parts, rejects)
     if adapter:
         notes.append(adapter.summary(start.model))
@@ -210,6 +213,7 @@ def tune_model(
     )
     best = load(folder / "best", device=device.value, base=base.folder if adapter else None)
     calibrate(job, best, tokenizer, parts["valid"].records, **how, target_precision=recipe.task.target_precision)
+    states += fit_notes(job, len(parts["valid"].records))
     after = job.opinion(best.model, tokenizer, test_records, **how)
     samples += write_samples(best, job, test_records, recipe, TUNED)
     systems = {BEFORE: before, TUNED: after, **job.baselines(parts["train"].records, test_records)}
@@ -220,7 +224,7 @@ def tune_model(
         data=files,
         events=load_events(folder / "events.jsonl"),
         warnings=leakage(parts, job),
-        notes=[*probed, *notes, f"The best checkpoint is that of step {outcome.progress.best_step:,}, by {metric}."],
+        notes=[*states, *notes, f"The best checkpoint is that of step {outcome.progress.best_step:,}, by {metric}."],
         samples=samples,
         recipe=recipe.model_dump(exclude_none=True),
         machine=machine,

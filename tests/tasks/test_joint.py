@@ -74,6 +74,20 @@ def test_the_report_has_every_kind(task, records, tokenizer, network):
     assert report.to_dict()["verdicts"]
 
 
+def test_the_probe_reads_each_kind_off_frozen_features(task, records, tokenizer, network):
+    said = task.probe(
+        network("sequence", task.labels), tokenizer, records * 4, records, max_length=32, precision="fp32"
+    )
+    for kind, labels in task.names.items():
+        np.testing.assert_allclose(said[kind].probabilities.sum(1), 1, atol=1e-6)
+        assert said[kind].probabilities.shape == (len(records), len(labels))
+    right = [
+        a == one.fields["mood"][0] for a, one in zip(said["mood"].labels, records, strict=True) if one.fields["mood"]
+    ]
+    assert np.mean(right) > 0.5
+    assert task.report("both", records, {"Before tuning": said, "Tuned": said}).systems[0].value("mean_accuracy") > 0.5
+
+
 def test_wrong_labels_name_file_and_row(task, record):
     with pytest.raises(DataError, match=r"'bat' of 'topic'[\s\S]*data\.csv:4[\s\S]*'mat'"):
         task.places_of(record(4, text="x", topic=["bat"], mood=["good"]))

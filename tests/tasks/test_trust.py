@@ -7,7 +7,7 @@ import pytest
 
 from gptwo.evaluate.assess import TUNED
 from gptwo.recipe import TaskSection
-from gptwo.tasks import make_task, restore_task, trust
+from gptwo.tasks import make_task, restore_task
 
 HOW = {"max_length": 32, "precision": "fp32"}
 WORDS = {"cat": "the cat sat on the mat", "dog": "the dog sat on the log", "both": "the cat and the dog"}
@@ -66,7 +66,7 @@ def test_rows_tell_who_abstains(job, network, tokenizer, records):
     model, *_ = fitted(job, network, tokenizer, records)
     said = job.predict(model, tokenizer, records, **HOW)
     assert "abstain" not in job.rows(records, said)[0]
-    job.calibration = {**job.calibration, "abstain_below": float(np.median(trust.sureness(said)))}
+    job.calibration = {**job.calibration, "abstain_below": float(np.median(said.probabilities.max(1)))}
     rows = job.rows(records, said)
     assert {row["abstain"] for row in rows} == {True, False}
 
@@ -106,3 +106,69 @@ def test_a_probe_of_one_label_or_of_several(job, network, tokenizer, records, re
     task.fit(rows)
     said = task.probe(network("sequence", task.labels), tokenizer, rows, rows, **HOW)
     assert said.probabilities[:, task.labels.index("cat")] == pytest.approx(np.ones(12))
+
+
+def test_the_probe_of_tags_reads_them_off_single_tokens(network, tokenizer, record):
+    rows = [
+        record(i, tokens=["the", word, "sat"], tags=["O", f"B-{word}", "O"])
+        for i in range(8)
+        for word in ("cat", "dog")
+    ]
+    task = make_task(TaskSection(name="tag"))
+    task.fit(rows)
+    said = task.probe(network("token", task.labels), tokenizer, rows, rows[:3], **HOW)
+    assert said.labels == task.gold(rows[:3])
+    assert all(0 < confidence <= 1 for confidence in said.confidences)
+
+
+def test_the_probe_of_a_ranking_finds_what_is_relevant(network, tokenizer, record):
+    lists = [["the cat", "the dog"], ["the dog", "the cat", "the log"]]
+    rows = [record(i, query=str(i), candidates=lists[i % 2], relevant=["the cat"]) for i in range(12)]
+    task = make_task(TaskSection(name="rank"))
+    task.fit(rows)
+    said = task.probe(network("sequence", task.labels), tokenizer, rows, rows[:5], **HOW)
+    assert [len(scores) for scores in said] == [2, 3, 2, 3, 2]
+    assert all(lists[i % 2][scores.argmax()] == "the cat" for i, scores in enumerate(said))
+
+
+@pytest.mark.parametrize("score", ["head", "likelihood"])
+def test_choices_are_calibrated_without_changing_one(network, tokenizer, record, score):
+    rows = [record(i, stem=f"{i} ___", choices=["cat", "dog", "log"][: 2 + i % 2], answer=i % 2) for i in range(40)]
+    task = make_task(TaskSection(name="choice", score=score))
+    task.fit(rows)
+    model = network(task.head, task.labels)
+    before = task.predict(model, tokenizer, rows, **HOW)
+    found = task.calibrate(model, tokenizer, rows, **HOW, target_precision=0.3)
+    after = task.predict(model, tokenizer, rows, **HOW)
+    assert found["temperature"] != 1.0
+    assert [row.argsort().tolist() for row in after] == [row.argsort().tolist() for row in before]
+    report = task.report("t", rows, {TUNED: after})
+    assert report.scaling.temperature == found["temperature"]
+    assert report.scaling.ece_after == pytest.approx(report.calibration.ece)
+    assert report.abstention.threshold == found["abstain_below"]
+    restored = restore_task({**task.describe(), "calibration": found}, task.head)
+    assert np.allclose(restored.predict(model, tokenizer, rows, **HOW)[0], after[0])
+    restored.calibration["abstain_below"] = 0.5
+    assert all(row["abstain"] == (row["probability"] < 0.5) for row in restored.rows(rows, after))
+
+
+def test_each_kind_of_joint_labels_has_a_temperature(network, tokenizer, record):
+    rows = [
+        record(i, text=f"the {word} {i}", topic=word, mood=mood if i < 10 else "")
+        for i in range(20)
+        for word, mood in (("cat", "good"), ("dog", "bad"))
+    ]
+    task = make_task(TaskSection(name="joint", kinds=["topic", "mood"]))
+    task.fit(rows)
+    model = network("sequence", task.labels)
+    before = task.predict(model, tokenizer, rows, **HOW)
+    found = task.calibrate(model, tokenizer, rows, **HOW, target_precision=None)
+    assert {kind: one["records"] for kind, one in found["kinds"].items()} == {"topic": 40, "mood": 20}
+    after = task.predict(model, tokenizer, rows, **HOW)
+    assert all(after[kind].labels == before[kind].labels for kind in task.kinds)
+    report = task.report("t", rows, {TUNED: after})
+    assert 0 <= report.tuned.value("ece/topic") <= 1
+    assert sum("are divided by a temperature" in note for note in report.notes) == 2
+    restored = restore_task({**task.describe(), "calibration": found}, "sequence")
+    said = restored.predict(model, tokenizer, rows, **HOW)
+    assert np.allclose(said["mood"].probabilities, after["mood"].probabilities)
