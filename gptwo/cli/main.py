@@ -45,6 +45,7 @@ VERBS: dict[str, Verb] = {
     "generate": Verb("Continue a prompt."),
     "explain": Verb("Show how a model came to what it says of a text."),
     "merge": Verb("Work an adapter into a plain model, once that is shown to do the same."),
+    "export": Verb("Write a model for onnxruntime, llama.cpp or transformers, once it is shown to agree."),
     "tokenizer": Verb(
         "Train a tokenizer, or look inside one.",
         {"train": "Train a byte-level BPE on text files.", "inspect": "Show how a text falls into tokens."},
