@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from torch import Tensor
 
-from gptwo.data.batching import Batch, Example
+from gptwo.data.batching import Example
 from gptwo.data.sources import Record
 from gptwo.errors import DataError, UsageError, did_you_mean
 from gptwo.evaluate.assess import TUNED
@@ -27,9 +27,8 @@ from gptwo.evaluate.report import Report
 from gptwo.model.heads import Model
 from gptwo.recipe import TaskSection
 from gptwo.tasks import trust
-from gptwo.tasks.base import Predictor
-from gptwo.tasks.candidates import Candidates, head_scores, join, likelihoods, listwise_loss, table_of, unfold
-from gptwo.tasks.rank import candidate_scores
+from gptwo.tasks.candidates import Candidates, join, likelihoods
+from gptwo.tasks.lists import ListTask, candidate_scores
 from gptwo.tasks.sequences import is_unspaced, separator, share_room
 from gptwo.tokenizer import Tokenizer
 
@@ -37,7 +36,7 @@ BLANK = "___"
 TAIL = 16  # tokens behind a filled blank whose likelihood counts
 
 
-class Choice(Predictor):
+class Choice(ListTask):
     """One of several choices.
 
     Args:
@@ -63,15 +62,6 @@ class Choice(Predictor):
     @classmethod
     def restored(cls, info: Mapping[str, Any]) -> Self:
         return cls(info.get("score", "head"))
-
-    def fit(self, records: Sequence[Record]) -> None:
-        if not records:
-            raise DataError("There is nothing to choose from.")
-        for record in records:
-            self.check(record)
-
-    def check(self, record: Record) -> None:
-        self.answer_of(record)
 
     def choices_of(self, record: Record) -> list[str]:
         """The choices of a record.
@@ -103,6 +93,10 @@ class Choice(Predictor):
             fix=did_you_mean(answer, choices) or f"give a choice, or its place from 0 to {len(choices) - 1}",
         )
 
+    def grades_of(self, record: Record) -> list[int]:
+        right = self.answer_of(record)
+        return [int(place == right) for place in range(len(self.choices_of(record)))]
+
     def encode(
         self, record: Record, tokenizer: Tokenizer, max_length: int, index: int = 0, *, target: bool = True
     ) -> list[Example]:
@@ -113,44 +107,21 @@ class Choice(Predictor):
     ) -> Example:
         """The choices of a record for one of the two ways to judge them."""
         choices = self.choices_of(record)
-        right = self.answer_of(record) if target else -1
         read = read_head if score == "head" else read_likelihood
         found = [read(tokenizer, str(record.fields["stem"]), choice, max_length) for choice in choices]
         return join(
             [sequence.ids for sequence in found],
-            [int(place == right) for place in range(len(choices))],
+            self.grades_of(record) if target else [0] * len(choices),
             index,
             truncated=max(sequence.truncated for sequence in found),
             counted_from=[sequence.first for sequence in found],
         )
 
-    def loss(self, model: Model, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
-        found = unfold(batch)
-        return listwise_loss(found.grid(self.scores(model, found)), found.grades, label_smoothing)
-
     def scores(self, model: Model, found: Candidates) -> Tensor:
-        """(S,) scores of the choices."""
+        """(S,) scores of the choices; their softmax are probabilities."""
         if self.score == "likelihood":
             return likelihoods(model, found, model.projection.weight)
-        return head_scores(model, found)
-
-    def count(self, batch: Batch) -> float:
-        assert batch.last is not None
-        return len(batch.last)
-
-    def predict(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        records: Sequence[Record],
-        *,
-        max_length: int,
-        precision: str = "fp32",
-    ) -> list[np.ndarray]:
-        """Scores of the choices of each record; their softmax are probabilities."""
-        examples = self.encode_all(records, tokenizer, max_length, target=False)
-        temperature = self.calibration.get("temperature", 1.0)
-        return [scores / temperature for scores in candidate_scores(model, examples, precision, self.scores)]
+        return super().scores(model, found)
 
     def rows(self, records: Sequence[Record], said: list[np.ndarray]) -> list[dict[str, Any]]:
         found = []
@@ -191,8 +162,8 @@ class Choice(Predictor):
         said = self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
         gold = [self.answer_of(record) for record in records]
         right = [order_of(scores, i)[0] == answer for i, (scores, answer) in enumerate(zip(said, gold, strict=True))]
-        grades = [[int(p == answer) for p in range(len(row))] for row, answer in zip(said, gold, strict=True)]
-        return {"accuracy": float(np.mean(right)), "loss": float(listwise_loss(*table_of(said, grades))) / len(gold)}
+        loss = self.mean_loss(said, [self.grades_of(record) for record in records])
+        return {"accuracy": float(np.mean(right)), "loss": loss}
 
     def untuned(
         self,

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from torch import Tensor
 
-from gptwo.data.batching import Batch, Example
+from gptwo.data.batching import Example
 from gptwo.data.sources import Record
 from gptwo.errors import DataError
 from gptwo.evaluate.assess import TUNED
@@ -21,8 +21,8 @@ from gptwo.evaluate.report import Report
 from gptwo.model.heads import Model
 from gptwo.recipe import TaskSection
 from gptwo.tasks import trust
-from gptwo.tasks.base import Predictor, forward_batches
-from gptwo.tasks.candidates import head_scores, join, last_states, listwise_loss, pairwise_loss, table_of, unfold
+from gptwo.tasks.candidates import join, last_states, pairwise_loss
+from gptwo.tasks.lists import ListTask, candidate_scores
 from gptwo.tasks.sequences import encode_pair
 from gptwo.tasks.texts import evenly
 from gptwo.tokenizer import Tokenizer
@@ -30,7 +30,7 @@ from gptwo.tokenizer import Tokenizer
 RANDOM = "Random order"
 
 
-class Rank(Predictor):
+class Rank(ListTask):
     """Order candidates by how well they answer a query.
 
     Args:
@@ -59,15 +59,6 @@ class Rank(Predictor):
     def restored(cls, info: Mapping[str, Any]) -> Self:
         return cls(info.get("loss", "listwise"))
 
-    def fit(self, records: Sequence[Record]) -> None:
-        if not records:
-            raise DataError("There are no queries to learn from.")
-        for record in records:
-            self.check(record)
-
-    def check(self, record: Record) -> None:
-        self.grades_of(record)
-
     def candidates_of(self, record: Record) -> list[str]:
         """The candidates of a record.
 
@@ -82,7 +73,7 @@ class Rank(Predictor):
     def grades_of(self, record: Record) -> list[int]:
         """How relevant each candidate is; 0 is not.
 
-        `relevant` holds a whole number for each candidate, or the relevant candidates themselves.
+        The field `relevant` holds a whole number for each candidate, or the relevant candidates themselves.
 
         Raises:
             DataError: neither of these, or no candidate is relevant.
@@ -110,32 +101,10 @@ class Rank(Predictor):
         pairs = [encode_pair(tokenizer, query, candidate, max_length) for candidate in candidates]
         return [join([ids for ids, _ in pairs], grades, index, truncated=max(cut for _, cut in pairs))]
 
-    def loss(self, model: Model, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
-        found = unfold(batch)
-        return self.objective(found.grid(head_scores(model, found)), found.grades, label_smoothing)
-
     def objective(self, scores: Tensor, grades: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """The summed loss of (N, K) scores and grades."""
         if self.kind == "pairwise":
             return pairwise_loss(scores, grades)
-        return listwise_loss(scores, grades, label_smoothing)
-
-    def count(self, batch: Batch) -> float:
-        assert batch.last is not None
-        return len(batch.last)
-
-    def predict(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        records: Sequence[Record],
-        *,
-        max_length: int,
-        precision: str = "fp32",
-    ) -> list[np.ndarray]:
-        """Scores of the candidates of each record, as they stand in it."""
-        examples = self.encode_all(records, tokenizer, max_length, target=False)
-        return candidate_scores(model, examples, precision, head_scores)
+        return super().objective(scores, grades, label_smoothing)
 
     def rows(self, records: Sequence[Record], said: list[np.ndarray]) -> list[dict[str, Any]]:
         found = []
@@ -151,8 +120,10 @@ class Rank(Predictor):
         said = self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
         grades = [self.grades_of(record) for record in records]
         values = ranking_values(grades, said)
-        loss = float(self.objective(*table_of(said, grades))) / len(records)
-        return {**{key: float(values[key].mean()) for key in self.figures if key in values}, "loss": loss}
+        return {
+            **{key: float(values[key].mean()) for key in self.figures if key in values},
+            "loss": self.mean_loss(said, grades),
+        }
 
     def probe(
         self,
@@ -207,21 +178,3 @@ class Rank(Predictor):
 
     def describe(self) -> dict[str, Any]:
         return {"task": self.name, "labels": self.labels, "loss": self.kind}
-
-
-def candidate_scores(model: Model, examples: Sequence[Example], precision: str, score: Any) -> list[np.ndarray]:
-    """Scores of the candidates of each example, float32.
-
-    Args:
-        score: (model, Candidates) -> (S,) scores, as `head_scores`; or (S, C) states.
-    """
-
-    def forward(batch: Batch) -> tuple[Tensor, list[int]]:
-        found = unfold(batch)
-        return score(model, found).float().cpu(), found.sizes
-
-    said: list[np.ndarray] = [np.zeros(0)] * len(examples)
-    for places, (scores, sizes) in forward_batches(model, examples, precision, forward):
-        for place, part in zip(places, scores.split(sizes), strict=True):
-            said[place] = part.numpy()
-    return said
