@@ -34,6 +34,7 @@ class Task(ABC):
         name: as recipes and commands write it.
         head: the head it needs.
         columns: fields that a training record needs; `inputs` are those needed to predict.
+        optional: fields that a record may have beside those.
         lists: fields whose value is a list.
         special_tokens: tokens that it adds to the vocabulary.
         labels: names by index; empty where there are none.
@@ -47,6 +48,7 @@ class Task(ABC):
     head: HeadKind
     columns: tuple[str, ...]
     inputs: tuple[str, ...]
+    optional: tuple[str, ...] = ()
     lists: tuple[str, ...] = ()
     special_tokens: tuple[str, ...] = ()
     labels: list[str]

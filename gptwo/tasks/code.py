@@ -6,7 +6,7 @@ Judged by its tests where running it is asked for, else by its likeness to the s
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -59,6 +59,7 @@ class Code(Write):
     source, target = "prompt", "code"
     columns = ("prompt", "code")
     inputs = ("prompt",)
+    optional = ("tests", "test_list", "setup", "entry_point")
     template = '"""{prompt}"""\n'
     decoding: ClassVar[dict[str, Any]] = {"num_beams": 1, "temperature": 0.0}
     worst_by = "chrf"
@@ -73,13 +74,33 @@ class Code(Write):
                 where="task.decode",
                 fix="task.decode = { temperature = 0.8 }",
             )
-        self.execute, self.tries = execute, tries
+        self.tries, self.was_run = tries, False
         self.completes = self.prompt == COMPLETION
-        self.measures = (*((f"pass_{k}" for k in KS if k <= tries) if execute else ()), "chrf", "exact_match")
+        self.run(execute)
 
     @classmethod
     def of(cls, section: TaskSection, **own: Any) -> Self:
         return super().of(section, execute=section.execute, tries=section.tries, **own)
+
+    @classmethod
+    def restored(cls, info: Mapping[str, Any]) -> Self:
+        """The task of a saved model; it runs nothing, whatever the folder says, until `run` allows it."""
+        task = cls(
+            info.get("prompt"),
+            tries=info.get("tries", 1),
+            decode=info.get("decode"),
+            max_target=info.get("max_target"),
+        )
+        task.single_line, task.was_run = info.get("single_line", True), bool(info.get("execute"))
+        return task
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "execute": self.execute, "tries": self.tries}
+
+    def run(self, execute: bool) -> None:
+        """Whether programs are run, which decides what is measured."""
+        self.execute = execute
+        self.measures = (*((f"pass_{k}" for k in KS if k <= self.tries) if execute else ()), "chrf", "exact_match")
 
     def predict(
         self,
@@ -136,7 +157,10 @@ class Code(Write):
 
     def notes(self, records: Sequence[Record]) -> list[str]:
         if not self.execute:
-            return ["The code was not run: task.execute is off. chrF and exact match compare it with the solution."]
+            why = "task.execute is off"
+            if self.was_run:
+                why = "the run that tuned the model did so, gptwo evaluate does with --execute"
+            return [f"The code was not run: {why}. chrF and exact match compare it with the solution."]
         limits = Limits()
         return [
             f"pass@k: {self.tries} programs of each description were run with its tests, at most {limits.seconds:g} "

@@ -60,6 +60,7 @@ class Control(Write):
     source, target = "control", "text"
     columns = ("control", "text")
     inputs = ("control",)
+    optional = ("required",)
     template = "{control}\n=\n"
     decoding: ClassVar[dict[str, Any]] = {"num_beams": 1, "temperature": 0.8, "top_p": 0.95, "seed": 0}
     measures = ("bleu", "distinct_1", "distinct_2", "self_bleu")
@@ -77,6 +78,7 @@ class Control(Write):
         self.required, self.judges = required, dict(judges or {})
         self.ruled: list[str] = []
         self.literal: dict[str, list[str]] = {}
+        self.unread: list[str] = []  # of a saved model: what the training records would judge
         self._train: tuple[list[Controls], list[str]] = ([], [])
 
     @classmethod
@@ -89,20 +91,20 @@ class Control(Write):
         task.required, task.judges = info.get("required", False), dict(info.get("judges", {}))
         task.ruled = list(info.get("ruled", []))
         task.literal = {key: list(values) for key, values in info.get("literal", {}).items()}
+        task.unread = list(info.get("judged", []))
         task._order_measures()
         return task
 
     def describe(self) -> dict[str, Any]:
         own = {"literal": self.literal, "ruled": self.ruled, "required": self.required, "judges": self.judges}
-        return {**super().describe(), **own}
+        return {**super().describe(), **own, "judged": self.judged or self.unread}
 
     # --- learning
 
     def fit(self, records: Sequence[Record]) -> None:
         sacrebleu()  # a missing package is told before training, not after it
         super().fit(records)
-        pairs = [(controls_of(record), text) for record in records for text in self.targets_of(record)]
-        self._train = ([controls for controls, _ in pairs], [text for _, text in pairs])
+        self._take(records)
         values = values_of(self._train[0])
         self.ruled = [key for key, found in values.items() if key not in self.judges and all(map(is_form, found))]
         self.literal = {
@@ -117,6 +119,15 @@ class Control(Write):
                     fix='judges = { mood = "runs/mood" }',
                 )
         _ = self._given_judges  # a missing or unfit one is told before training
+        self._order_measures()
+
+    def _take(self, records: Sequence[Record]) -> None:
+        pairs = [(controls_of(record), text) for record in records for text in self.targets_of(record)]
+        self._train = ([controls for controls, _ in pairs], [text for _, text in pairs])
+
+    def remember(self, train: Sequence[Record]) -> None:
+        self._take(train)
+        self.unread = [key for key in self.unread if key not in self.judged]
         self._order_measures()
 
     @cached_property
@@ -230,6 +241,8 @@ class Control(Write):
                 f"Control accuracy: {'; '.join(means)} out of the text; "
                 f"of the real texts {100 * figure.value:.1f} % are found right."  # type: ignore[union-attr]
             )
+        if self.unread:
+            notes.append(f"Not judged: {', '.join(self.unread)}; give the training records (--train) to judge it.")
         if self.required:
             notes.append("The words of the field required were brought in by beam search.")
         return notes

@@ -143,7 +143,8 @@ def records_of_files(
     Raises:
         DataError: a row that cannot be used.
     """
-    kept = {name: column for name, column in (loaded.info.get("columns") or {}).items() if name in required}
+    wanted = {*required, *task.optional}
+    kept = {name: column for name, column in (loaded.info.get("columns") or {}).items() if name in wanted}
     return list(
         read_records(
             list(paths),

@@ -56,7 +56,7 @@ def sift(
         known: texts that are there: the given ones, and those kept before.
         held_out: texts that nobody may learn from, such as the test data.
     """
-    seen, secret = {normalised(text) for text in known}, {normalised(text) for text in held_out}
+    seen, secret = (dict.fromkeys(map(normalised, texts)) for texts in (known, held_out))  # in their order
     fresh: dict[str, Candidate] = {}
     for one in candidates:
         key = normalised(one.text)

@@ -191,3 +191,27 @@ def test_a_judge_that_does_not_fit_is_told_before_training(given, mood_judge, ba
         Control(judges={"mood": str(base_folder)}).fit(given)
     with pytest.raises(MissingError):
         Control(judges={"mood": "/nowhere/at/all"}).fit(given)
+
+
+def test_required_words_of_a_file_reach_a_tuned_model(base_folder, tmp_path):
+    from gptwo.train.apply import predict
+    from gptwo.train.finetune import finetune
+
+    rows = [{"order": "x", "text": f"the {word} sat", "must": word} for word in ("cat", "dog", "log", "mat")] * 2
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    settings = {
+        "data.columns": {"control": "order", "text": "text", "required": "must"},
+        "task.required": True,
+        "task.max_target": 12,
+        "train.steps": 4,
+        "train.threads": 1,
+        "train.precision": "fp32",
+        "track.trackers": ["events"],
+    }
+    run = finetune(
+        base_folder, task="control", train=path, valid=path, test=path, out=tmp_path / "run", settings=settings
+    )
+    assert run.report.tuned.value("required_words") == 1
+    said = predict(tmp_path / "run", path, precision="fp32")
+    assert all(holds(one["text"], row["must"]) for one, row in zip(said, rows, strict=True))
