@@ -34,7 +34,10 @@ def evaluate(
     ] = None,
     shots: Annotated[Count, typer.Option(min=0, help="Classify with so many examples in the prompt.")] = None,
     train: Annotated[
-        Texts, typer.Option(help="Shots: where examples are drawn from. Bias: training text to probe.")
+        Texts,
+        typer.Option(
+            help="Shots: where examples are drawn from. Bias: training text to probe. Control: what judges learn from."
+        ),
     ] = None,
     prompt: Annotated[
         Text, typer.Option(help=r"Shots: a record, ending with its label: '{text}\nLabel: {label}'.")
@@ -60,6 +63,7 @@ def evaluate(
     format: FormatOption = None,
     encoding: EncodingOption = "utf-8-sig",
     stride: Annotated[Count, typer.Option(help="Running text: new tokens of each window.")] = None,
+    execute: Annotated[bool, typer.Option("--execute", help="Code: run it with its tests, within limits.")] = False,
     out: Annotated[File, typer.Option(help="Write report.json and report.html into this folder.")] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
@@ -147,6 +151,8 @@ def evaluate(
             format=format,
             encoding=encoding,
             stride=stride,
+            train=train or [],
+            execute=execute,
             device=device,
             precision=precision,
         )

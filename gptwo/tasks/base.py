@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gptwo.data.batching import Batch, Example, collate
 from gptwo.data.sources import Record
+from gptwo.errors import UsageError
 from gptwo.evaluate.report import Report
 from gptwo.model.heads import HeadKind, Model
 from gptwo.recipe import TaskSection
@@ -101,6 +102,20 @@ class Task(ABC):
     def group(self, record: Record) -> str:
         """What a share of the records should have in proportion; nothing, unless a task says so."""
         return ""
+
+    def labels_in(self, record: Record) -> Sequence[str]:
+        """The labels of a record, as `labels` has them; none for a task without labels of records."""
+        return ()
+
+    def remember(self, train: Sequence[Record]) -> None:
+        """Take in training records again, for a saved model whose figures are judged by them.
+
+        Raises:
+            UsageError: no figure of this task needs them.
+        """
+        raise UsageError(
+            f"The task {self.name} is judged without training records.", where="--train", fix="leave it out"
+        )
 
     def room(self, max_length: int) -> str:
         """What a record must fit into, in words, after `fit_tokens`; for the note on those that do not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from gptwo.evaluate.report import Report, System
 from gptwo.model.pretrained import Pretrained
 from gptwo.tasks import restore_task
 from gptwo.tasks.base import Predictor, Task
+from gptwo.tasks.code import Code
 from gptwo.tasks.sequences import words_of
 from gptwo.tokenizer import Tokenizer
-from gptwo.train.parts import Part
+from gptwo.train.parts import Part, check_weights
 
 TEXT_ENDINGS = (".txt", ".md", ".txt.gz", ".txt.zst", ".txt.xz")
 
@@ -56,6 +58,7 @@ def predict(
     place = runtime.pick_device(device).value
     kind = runtime.pick_precision(precision, place).value
     loaded = load(model, device=place)
+    check_weights(loaded)
     task = restore_task(loaded.info, loaded.model.head_kind)
     if not isinstance(task, Predictor):
         raise UsageError("A language model writes text.", where=model, fix=f'gptwo generate --model {model} "prompt"')
@@ -65,7 +68,26 @@ def predict(
         records = [with_inputs(record, task) for record in source]
     tokenizer = tokenizer_of(loaded)
     said = task.predict(loaded.model, tokenizer, records, max_length=max_length_of(loaded), precision=kind)
-    return [{"row": record.row, **row} for record, row in zip(records, task.rows(records, said), strict=True)]
+    found = []
+    for record, row in zip(records, task.rows(records, said), strict=True):
+        if not_finite(row):
+            raise DataError(
+                "The scores of the record are no numbers.",
+                where=record.place(),
+                why="the network's activations grew beyond what its precision holds",
+                fix="--precision fp32; where that does not help, gptwo doctor model looks at the weights",
+            )
+        found.append({"row": record.row, **row})
+    return found
+
+
+def not_finite(value: Any) -> bool:
+    """Whether there is a NaN or an infinity anywhere in plain values."""
+    if isinstance(value, dict):
+        return any(map(not_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(not_finite, value))
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def with_inputs(record: Record, task: Task) -> Record:
@@ -96,17 +118,25 @@ def measure(
     format: str | None = None,
     encoding: str = "utf-8-sig",
     stride: int | None = None,
+    train: Sequence[str] = (),
+    execute: bool = False,
     device: str = "auto",
     precision: str = "auto",
 ) -> Report:
     """Figures of a model on records with answers, or (text files, a language model) on running text.
 
+    Args:
+        train: training records of the model, for figures that are judged by them (control).
+        execute: run written code with its tests; what a folder says is not enough to run programs.
+
     Raises:
+        UsageError: `train` or `execute` for a task that has no use for it.
         DataError: rows that cannot be used, or no data.
     """
     place = runtime.pick_device(device).value
     kind = runtime.pick_precision(precision, place).value
     loaded = load(model, device=place)
+    check_weights(loaded)
     machine = runtime.describe_machine()
     files = [file for source in expand(data) for file in source.files]
     if loaded.model.head_kind == "language" and all(path.endswith(TEXT_ENDINGS) for path in files):
@@ -120,6 +150,12 @@ def measure(
             systems.append(System(f"{Path(path).name}", score.metrics(), "other", note=note))
         return Report(f"{model} on running text", "language", "bits_per_byte", systems, machine=machine)
     task = restore_task(loaded.info, loaded.model.head_kind)
+    if train:
+        task.remember(records_of_files(train, loaded, task, task.columns, columns, format, encoding))
+    if execute:
+        if not isinstance(task, Code):
+            raise UsageError(f"The task {task.name} writes no code.", where="--execute", fix="leave it out")
+        task.run(True)
     records = records_of_files(data, loaded, task, task.columns, columns, format, encoding)
     tokenizer, max_length = tokenizer_of(loaded), max_length_of(loaded)
     part = Part("test", records, [], [])

@@ -7,11 +7,14 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from gptwo.data.batching import Example
 from gptwo.data.rejects import Rejects
 from gptwo.data.sources import Record, read_records
 from gptwo.errors import DataError
 from gptwo.evaluate.report import DataFile
+from gptwo.model.pretrained import Pretrained
 from gptwo.recipe import DataSection
 from gptwo.tasks.base import Task
 from gptwo.tokenizer import Tokenizer
@@ -118,6 +121,23 @@ def read_parts(data: DataSection, task: Task, rejects: CountedRejects, seed: int
         parts["valid"] = Part("valid", [grouped[i] for i in sorted(chosen)], [], [])
         train.records = [record for i, record in enumerate(grouped) if i not in chosen]
     return {name: parts[name] for name in ("train", "valid", "test") if name in parts}
+
+
+def check_weights(model: Pretrained) -> None:
+    """Whether a model can say anything at all.
+
+    Raises:
+        DataError: a weight is no number; names it and the folder.
+    """
+    for name, tensor in model.model.named_parameters():
+        if not torch.isfinite(tensor.detach().sum()) and not torch.isfinite(tensor.detach()).all():
+            bad = int((~torch.isfinite(tensor.detach())).sum())
+            raise DataError(
+                f"The weight {name} of the model is not finite.",
+                where=model.folder,
+                why=f"{bad:,} of its {tensor.numel():,} values are NaN or infinite; its scores would be no numbers",
+                fix="download or copy the model again, or take an earlier checkpoint of its run",
+            )
 
 
 def notes_of(parts: dict[str, Part], rejects: Rejects) -> list[str]:

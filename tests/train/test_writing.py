@@ -7,6 +7,7 @@ import json
 import pytest
 
 import gptwo
+from gptwo.errors import UsageError
 from gptwo.evaluate.report import read_report
 from gptwo.generate.engine import Engine
 from gptwo.model.pretrained import load
@@ -141,3 +142,20 @@ def test_the_note_on_long_sources_says_what_they_must_fit_into(tune):
     run, _ = tune("answer", rows, train__steps=1, train__evaluate_every=1, task__max_target=9)
     (note, *_) = [note for note in run.report.notes if note.startswith("train:")]
     assert "2 of 6 records do not fit into 48 tokens, of which 9 are for the answers; " in note
+
+
+def test_code_is_measured_again_as_the_run_did_where_that_is_asked_for(tune, tmp_path):
+    rows = [{"prompt": f"set x to {i}", "code": f"x = {i}", "tests": [f"assert x == {i}"]} for i in range(3)] * 2
+    settings = {"train__steps": 1, "train__evaluate_every": 1, "task__execute": True, "task__tries": 5}
+    settings |= {"task__decode": {"temperature": 0.8}, "task__max_target": 6, "task__evaluate_texts": 0}
+    run, path = tune("code", rows, **settings)
+    again = measure(tmp_path / "run", [str(path)], precision="fp32", execute=True)
+    assert again.primary == run.report.primary == "pass_1"
+    assert again.tuned.predictions == run.report.tuned.predictions
+    for key in ("pass_1", "pass_5", "chrf"):
+        assert again.tuned.value(key) == pytest.approx(run.report.tuned.value(key))
+    quiet = measure(tmp_path / "run", [str(path)], precision="fp32")
+    assert quiet.primary == "chrf"
+    assert any("--execute" in note for note in quiet.notes)
+    with pytest.raises(UsageError, match="without training records"):
+        measure(tmp_path / "run", [str(path)], precision="fp32", train=[str(path)])
