@@ -254,6 +254,10 @@ class Scheduler:
 
         self.between_steps(leave)
 
+    def refuse(self) -> None:
+        """Take nothing new. Safe in a signal handler: no lock is taken."""
+        self._draining = True
+
     def drain(self, timeout: float | None) -> bool:
         """Take nothing new and wait until all is done; whether it was, in time."""
         with self._changed:

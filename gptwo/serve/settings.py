@@ -21,7 +21,8 @@ class Settings:
         timeout: seconds a request may take; a client asks for less with the header X-Request-Timeout.
         body_timeout: seconds a client may take to send its request.
         drain: seconds that requests under way get when the server is told to end.
-        keys: API keys, name -> key; empty: no key is asked for.
+        keys: API keys, name -> key.
+        needs_key: whether every request must have one of them; without it only what admins do.
         admin_keys: names of the keys that may load and unload models.
         rate: requests a minute of one key (without keys: of one address); None: no limit.
         concurrency: requests under way of one key or address; None: no limit.
@@ -44,6 +45,7 @@ class Settings:
     body_timeout: float = 30.0
     drain: float = 30.0
     keys: dict[str, str] = field(default_factory=dict)
+    needs_key: bool = False
     admin_keys: frozenset[str] = frozenset()
     rate: float | None = None
     concurrency: int | None = None

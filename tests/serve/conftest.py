@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -113,3 +115,43 @@ def client(server):
 
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=30) as made:
         yield made
+
+
+@dataclass
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body, parse_constant=lambda name: pytest.fail(name))
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error, whose form is checked."""
+        from gptwo.serve.answers import ErrorAnswer
+
+        return ErrorAnswer.model_validate(self.json).error.model_dump()
+
+
+def ask(server: Running, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
+    """One plain request; a body that is no bytes is sent as JSON."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    sent = dict(headers or {})
+    if body is not None and not isinstance(body, bytes):
+        body = json.dumps(body).encode()
+    if body is not None:
+        sent.setdefault("content-type", "application/json")
+    connection.request(method, path, body, sent)
+    answer = connection.getresponse()
+    found = Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+    connection.close()
+    return found
+
+
+def post(server: Running, path: str, body: Any, **headers: str) -> Answer:
+    """A request with JSON."""
+    return ask(server, "POST", path, body, {name.replace("_", "-"): value for name, value in headers.items()})
