@@ -26,11 +26,13 @@ from gptwo.recipe import Recipe, load_recipe, parse_assignments, toml_value
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE, CHINESE = ROOT / "docs" / "guide", ROOT / "docs" / "guide.zh-CN"
-ENGLISH_PAGES = [ROOT / "README.md", *sorted(GUIDE.glob("*.md"))]
+BOOK = ROOT / "docs" / "how-gpt2-works"
 PAIRS = [
-    (ROOT / "README.md", ROOT / "README.zh-CN.md"),
+    *((page, page.with_name("README.zh-CN.md")) for page in (ROOT / "README.md", ROOT / "notebooks" / "README.md")),
     *((page, CHINESE / page.name) for page in sorted(GUIDE.glob("*.md"))),
+    *((page, BOOK.with_suffix(".zh-CN") / page.name) for page in sorted(BOOK.glob("*.md"))),
 ]
+ENGLISH_PAGES = [english for english, _ in PAIRS]
 PAGES = [page for pair in PAIRS for page in pair if page.is_file()]
 LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("examples/**/*.md"))]
 RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
