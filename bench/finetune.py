@@ -89,7 +89,7 @@ def by_trainer(options: argparse.Namespace, seed: int) -> Figures:
 
 def by_gptwo(options: argparse.Namespace, seed: int) -> Figures:
     import gptwo
-    from gptwo.train.track import read_events
+    from gptwo.train.events import read_events
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"

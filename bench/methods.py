@@ -126,7 +126,7 @@ def measure(options: argparse.Namespace, method: str, name: str, seed: int, rate
 def work(options: argparse.Namespace, method: str, name: str, seed: str, rate: str) -> None:
     import gptwo
     from gptwo import runtime
-    from gptwo.train.track import read_events
+    from gptwo.train.events import read_events
 
     folder = options.out / name
     run = gptwo.finetune(

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from gptwo.errors import amount
-from gptwo.train.track import Event, numbers
+from gptwo.train.events import Event, numbers
 
 SECONDS_BETWEEN_LINES = 10.0  # in a log: at most one line of progress in this time
 

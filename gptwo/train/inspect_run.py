@@ -25,7 +25,7 @@ from gptwo.evaluate.verdict import verdicts
 from gptwo.model.config_json import read_json
 from gptwo.recipe import Recipe, load_recipe
 from gptwo.train.checkpoint import list_checkpoints
-from gptwo.train.track import Event, read_events
+from gptwo.train.events import Event, read_events
 
 COUNTED = 20_000_000  # tokens whose frequencies are counted
 FEW_STEPS = 20  # logged steps that a course can be judged by

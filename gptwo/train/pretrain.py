@@ -25,10 +25,10 @@ from gptwo.model.pretrained import Pretrained
 from gptwo.recipe import ModelSection, Recipe, TrainSection
 from gptwo.tokenizer import Tokenizer, load_tokenizer
 from gptwo.train.checkpoint import check_space
+from gptwo.train.events import read_events
 from gptwo.train.lock import hold
 from gptwo.train.run import changed_keys, open_run, settle, without_effect, write_environment
 from gptwo.train.session import run_session
-from gptwo.train.track import read_events
 from gptwo.train.trainer import Hooks, unknown_metric
 
 FIGURES = ("loss", "perplexity", "bits_per_byte")

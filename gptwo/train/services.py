@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gptwo.errors import require
-from gptwo.train.track import Event, scalars
+from gptwo.train.events import Event, scalars
 
 
 def remembered(run_folder: Path, service: str, value: str | None = None) -> str | None:

@@ -19,9 +19,9 @@ from gptwo.evaluate.charts import COLOURS, Line
 from gptwo.evaluate.html_parts import figure, page, safe, section
 from gptwo.evaluate.scatter import Dots, scatter_chart
 from gptwo.recipe import Recipe, SearchSection
+from gptwo.train.events import read_events
 from gptwo.train.finetune import finetune, resolve
 from gptwo.train.run import write_text
-from gptwo.train.track import read_events
 
 BELOW_LOWEST = 10.0  # the suggestion is the rate of the lowest loss divided by this
 MEMORY = 0.9  # of the moving average

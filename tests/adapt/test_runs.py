@@ -13,8 +13,8 @@ from gptwo.errors import DataError, UsageError
 from gptwo.model import pretrained as models
 from gptwo.train.apply import measure, predict, records_of_texts
 from gptwo.train.checkpoint import list_checkpoints
+from gptwo.train.events import read_events
 from gptwo.train.finetune import finetune
-from gptwo.train.track import read_events
 
 FAST = {
     "train.batch_size": 8,

@@ -201,7 +201,7 @@ def test_an_interrupted_run_ends_with_130_and_can_go_on(finetune, monkeypatch, t
     import os
     import signal
 
-    from gptwo.train.track import EventsFile
+    from gptwo.train.events import EventsFile
 
     real = EventsFile.on_event
 

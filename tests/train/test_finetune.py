@@ -13,8 +13,8 @@ from gptwo.evaluate.report import read_report
 from gptwo.generate.engine import Engine
 from gptwo.model.pretrained import create, load, save
 from gptwo.train.apply import measure, predict, records_of_texts
+from gptwo.train.events import read_events
 from gptwo.train.finetune import finetune
-from gptwo.train.track import read_events
 
 FAST = {
     "train.batch_size": 8,

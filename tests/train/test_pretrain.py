@@ -14,8 +14,8 @@ from gptwo.evaluate.report import read_report
 from gptwo.generate.engine import Engine
 from gptwo.model.pretrained import load
 from gptwo.recipe import TrainSection, load_recipe
+from gptwo.train.events import read_events
 from gptwo.train.pretrain import held_out, pretrain
-from gptwo.train.track import read_events
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from gptwo.errors import Interrupted
 from gptwo.model.pretrained import load
 from gptwo.recipe import load_recipe
 from gptwo.train.checkpoint import list_checkpoints
+from gptwo.train.events import EventsFile, read_events
 from gptwo.train.pretrain import pretrain
 from gptwo.train.run import begun_recipe
-from gptwo.train.track import EventsFile, read_events
 
 STEPS = 6
 

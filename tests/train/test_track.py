@@ -13,7 +13,8 @@ from rich.console import Console
 
 from gptwo.errors import MissingError, UsageError
 from gptwo.train.console import ConsoleTracker, machine
-from gptwo.train.track import Background, EventsFile, Trackers, make_trackers, plain, read_events
+from gptwo.train.events import EventsFile, plain, read_events
+from gptwo.train.track import Background, Trackers, make_trackers
 
 RECIPE = {"task": "classify", "train": {"seed": 7}}
 
