@@ -14,6 +14,7 @@ import numpy as np
 from gptwo.data.sources import Record
 from gptwo.errors import DataError, UsageError
 from gptwo.evaluate.assess_text import Counted, mean_of
+from gptwo.evaluate.spans import BestSentence, FrequentKind
 from gptwo.evaluate.text_metrics import answer_f1, exact_match, is_cjk, normalize_answer
 from gptwo.recipe import TaskSection
 from gptwo.tasks.texts import Written, plain_text
@@ -129,7 +130,14 @@ class Answer(Write):
     def baselines(self, train: Sequence[Record], test: Sequence[Record]) -> dict[str, Any]:
         counts = Counter(text for record in train for text in (self.references_of(record) or [""]))
         usual = min(counts, key=lambda text: (-counts[text], text))
-        return {"Most frequent answer": Written([usual] * len(test))}
+        found = {"Most frequent answer": Written([usual] * len(test))}
+        if {"context", "question"} <= set(self.inputs):
+            sentences = BestSentence([plain_text(record.fields["context"]) for record in [*train, *test]])
+            firsts = [next(iter(self.references_of(record)), "") for record in train]
+            asked = [[plain_text(record.fields[name]) for name in ("context", "question")] for record in test]
+            for system in (FrequentKind(sentences, firsts), sentences):
+                found[system.name] = Written([system.predict(*each).text for each in asked])
+        return found
 
 
 def same(text: str, other: str) -> bool:

@@ -74,6 +74,14 @@ def test_the_most_frequent_answer_may_be_none(record):
     assert Answer().baselines(train, train[:1])["Most frequent answer"].texts == [""]
 
 
+def test_sentences_of_the_context_answer_too(record):
+    asked = {"context": "Anna lives in Berlin. The cat sleeps.", "question": "Where does Anna live?"}
+    records = [record(**asked, answers=["Berlin"])]
+    assert Answer().baselines(records, records)["BM25-best sentence"].texts == ["Anna lives in Berlin."]
+    alone = Answer("Q: {question}\nA:\n").baselines(records, records)
+    assert list(alone) == ["Most frequent answer"]
+
+
 def test_chinese_answers_are_compared_by_character(record):
     asked = [record(context="小明住在北京。", question="小明住在哪里？", answers=["北京"])]
     found = Answer().measured(asked, Written(["北京市"]))
