@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from gptwo.model.loss import IGNORE
+from gptwo.model.loss import IGNORE, SHAPES
 from gptwo.tokenizer import PAD_ID
 
 
@@ -67,11 +68,17 @@ class Batch:
         return replace(self, **moved)
 
     def learned(self) -> tuple[Tensor | None, Tensor]:
-        """Where tokens with loss lie in the flattened B * T, and their labels; None and all labels where all have."""
+        """Where tokens with loss lie in the flattened B * T, and their labels; None and all labels where all have.
+
+        The last place comes several times, without its label, to make their number a multiple of `SHAPES`.
+        """
         assert self.labels is not None
         labels = self.labels.flatten()
         places = (labels != IGNORE).nonzero().squeeze(1)
-        return (None, labels) if len(places) == len(labels) else (places, labels[places])
+        if len(places) == len(labels):
+            return None, labels
+        again = places[-1:].expand(-len(places) % SHAPES)
+        return torch.cat([places, again]), F.pad(labels[places], (0, len(again)), value=IGNORE)
 
     @property
     def tokens(self) -> int:
@@ -85,7 +92,8 @@ def collate(examples: Sequence[Example], *, row_tokens: int | None = None) -> Ba
     Args:
         examples: at least one.
         row_tokens: pack several examples into rows of at most this many tokens, filled evenly, each
-            seeing only itself; None gives every example a row of its own, padded on the right.
+            seeing only itself, and pad the rows to a multiple of `SHAPES`; None gives every example a row of its
+            own, padded on the right to the longest.
 
     Returns:
         A batch whose results are equal to those of each example alone. Records keep the order of `examples`.
@@ -93,6 +101,7 @@ def collate(examples: Sequence[Example], *, row_tokens: int | None = None) -> Ba
     lengths = [len(example.ids) for example in examples]
     rows = pack_rows(lengths, row_tokens) if row_tokens else [[i] for i in range(len(examples))]
     width = max(sum(lengths[i] for i in row) for row in rows)
+    width = -(-width // SHAPES) * SHAPES if row_tokens else width
     shape = (len(rows), width)
     ids = np.full(shape, PAD_ID, dtype=np.int64)
     positions = np.zeros(shape, dtype=np.int64)

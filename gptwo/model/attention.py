@@ -10,6 +10,9 @@ hides is drawn again from the same seed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -41,35 +44,54 @@ def blocked_attention_pays(query: Tensor, key: Tensor) -> bool:
     return query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[2] == key.shape[2] >= 64
 
 
-def _blocks(T: int, mask: Tensor | None) -> list[tuple[int, int, int]]:
-    """Blocks of queries, each with the keys it sees: queries start..end see keys first..end.
+class _Block(NamedTuple):
+    """Queries start..end, which see keys first..end; `hidden` is to be added to their scores.
 
     With short documents packed into a row, most earlier keys are of documents before the block's own.
     """
+
+    first: int
+    start: int
+    end: int
+    hidden: Tensor  # (1 or B, queries, keys): 0 where seen, -inf where not
+
+
+_planned: tuple[Tensor | None, int, torch.dtype, list[_Block]] | None = None
+
+
+def _plan(mask: Tensor | None, T: int, dtype: torch.dtype) -> list[_Block]:
+    """The blocks of a batch; made once, since all layers have the same."""
+    global _planned
+    if _planned is not None and _planned[0] is mask and _planned[1:3] == (T, dtype):
+        return _planned[3]
     blocks = []
-    for start in range(0, T, BLOCK):
-        end = min(T, start + BLOCK)
-        first = 0 if mask is None else int(mask[:, 0, start:end, :end].any(1).any(0).int().argmax())
-        blocks.append((first, start, end))
+    size = BLOCK if T > 2 * BLOCK else T
+    for start in range(0, T, size):
+        end = min(T, start + size)
+        if mask is None:
+            first, seen = 0, torch.ones(end - start, end, dtype=torch.bool).tril(start)[None]
+        else:
+            first = int(mask[:, 0, start:end, :end].any(1).any(0).int().argmax())
+            seen = mask[:, 0, start:end, first:end]
+        hidden = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf"))
+        blocks.append(_Block(first, start, end, hidden))
+    _planned = mask, T, dtype, blocks
     return blocks
 
 
-def _probabilities(query, key, hidden, block, scale):
-    """Softmax of the scores of a block of queries against its keys; `hidden` is -inf where not seen."""
-    first, start, end = block
-    scores = torch.bmm(query[:, start:end] * scale, key[:, first:end].transpose(1, 2))  # (n, block, keys)
-    scores.add_(hidden)
+def _groups(N: int, heads: int, blocks: list[_Block]) -> Iterator[tuple[slice, int]]:
+    """Which of the N heads go together, and the place of what is hidden from them."""
+    alike = heads if len(blocks[0].hidden) > 1 else N
+    for start in range(0, N, alike):
+        for first in range(start, start + alike, HEADS):
+            yield slice(first, min(first + HEADS, start + alike)), start // alike
+
+
+def _probabilities(query: Tensor, key: Tensor, block: _Block, row: int) -> Tensor:
+    """Softmax of the scores of a block of scaled queries against its keys, (n, queries, keys)."""
+    scores = torch.bmm(query[:, block.start : block.end], key[:, block.first : block.end].transpose(1, 2))
+    scores.add_(block.hidden[row])
     return torch.softmax(scores, -1)
-
-
-def _hidden(mask, rows: slice, heads: int, block: tuple[int, int, int], dtype) -> Tensor:
-    """What to add to the scores of a block: 0 where seen, -inf where not; (1 or n, block, keys)."""
-    first, start, end = block
-    if mask is None:
-        seen = torch.ones(end - start, end, dtype=torch.bool).tril(start)[None]
-    else:
-        seen = mask[:, 0, start:end, first:end].repeat_interleave(heads, 0)[rows]
-    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf"))
 
 
 class _Dropout:
@@ -96,47 +118,46 @@ class _BlockedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, mask, scale, rate):
         B, H, T, D = query.shape
-        flat = [part.reshape(B * H, T, D) for part in (query, key, value)]  # (N, T, D)
-        out = torch.empty_like(flat[0])
-        blocks = _blocks(T, mask)
+        query, key, value = (
+            (query * scale).reshape(-1, T, D),
+            key.reshape(-1, T, D),
+            value.reshape(-1, T, D),
+        )  # (N, …)
+        out = torch.empty_like(value)
+        blocks = _plan(mask, T, query.dtype)
         seed = int(torch.randint(2**62, ())) if rate else 0
         dropout = _Dropout(rate, seed) if rate else None
-        for head in range(0, B * H, HEADS):
-            rows = slice(head, head + HEADS)
-            q, k, v = (part[rows] for part in flat)
+        for heads, row in _groups(B * H, H, blocks):
+            q, k, v = query[heads], key[heads], value[heads]
             for block in blocks:
-                first, start, end = block
-                p = _probabilities(q, k, _hidden(mask, rows, H, block, q.dtype), block, scale)
+                p = _probabilities(q, k, block, row)
                 p = _kept(p, dropout.draw(p) if dropout else None)
-                torch.bmm(p, v[:, first:end], out=out[rows, start:end])
-        ctx.save_for_backward(*flat, mask)
+                torch.bmm(p, v[:, block.first : block.end], out=out[heads, block.start : block.end])
+        ctx.save_for_backward(query, key, value)
         ctx.heads, ctx.scale, ctx.blocks, ctx.rate, ctx.seed = H, scale, blocks, rate, seed
         return out.mul_(1 / (1 - rate)).view(B, H, T, D) if rate else out.view(B, H, T, D)
 
     @staticmethod
     def backward(ctx, grad):
-        *flat, mask = ctx.saved_tensors
-        N, T, D = flat[0].shape
-        H, scale = ctx.heads, ctx.scale
+        query, key, value = ctx.saved_tensors  # the queries are scaled
+        N, T, D = query.shape
         grad = grad.reshape(N, T, D)
         dropout = None
         if ctx.rate:
             grad = grad / (1 - ctx.rate)
             dropout = _Dropout(ctx.rate, ctx.seed)
-        grad_query = torch.empty_like(flat[0])
-        grad_key, grad_value = torch.zeros_like(flat[0]), torch.zeros_like(flat[0])
-        for head in range(0, N, HEADS):
-            rows = slice(head, head + HEADS)
-            q, k, v = (part[rows] for part in flat)
+        grad_query, grad_key, grad_value = torch.empty_like(grad), torch.zeros_like(key), torch.zeros_like(value)
+        for heads, row in _groups(N, ctx.heads, ctx.blocks):
+            q, k, v = query[heads], key[heads], value[heads]
             for block in ctx.blocks:
-                first, start, end = block
-                p = _probabilities(q, k, _hidden(mask, rows, H, block, q.dtype), block, scale)
-                g = grad[rows, start:end]
+                queries, keys = slice(block.start, block.end), slice(block.first, block.end)
+                p = _probabilities(q, k, block, row)
+                g = grad[heads, queries]
                 kept = dropout.draw(p) if dropout else None
-                grad_value[rows, first:end].add_(torch.bmm(_kept(p, kept).transpose(1, 2), g))
-                grad_p = _kept(torch.bmm(g, v[:, first:end].transpose(1, 2)), kept)
-                grad_s = torch._softmax_backward_data(grad_p, p, -1, p.dtype).mul_(scale)
-                torch.bmm(grad_s, k[:, first:end], out=grad_query[rows, start:end])
-                grad_key[rows, first:end].add_(torch.bmm(grad_s.transpose(1, 2), q[:, start:end]))
-        shape = (N // H, H, T, D)
-        return grad_query.view(shape), grad_key.view(shape), grad_value.view(shape), None, None, None
+                grad_value[heads, keys].add_(torch.bmm(_kept(p, kept).transpose(1, 2), g))
+                grad_p = _kept(torch.bmm(g, v[:, keys].transpose(1, 2)), kept)
+                grad_s = torch._softmax_backward_data(grad_p, p, -1, p.dtype)
+                torch.bmm(grad_s, k[:, keys], out=grad_query[heads, queries])
+                grad_key[heads, keys].add_(torch.bmm(grad_s.transpose(1, 2), q[:, queries]))
+        shape = (N // ctx.heads, ctx.heads, T, D)
+        return grad_query.mul_(ctx.scale).view(shape), grad_key.view(shape), grad_value.view(shape), None, None, None

@@ -14,11 +14,13 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 IGNORE = -100  # the label of a token without loss
 CHUNK_ELEMENTS = {"cpu": 2**25, "cuda": 2**27}  # logits held at once, bounded by time: 64 and 256 MB in bf16
 VOCABULARY_SLICE = 4096  # rows of the weight's gradient at once on a CPU
 ROW_ELEMENTS = 2**20  # logits in float32 at once on a CPU: they stay in its cache
+SHAPES = 32  # numbers of tokens go up to a multiple of this: a CPU compiles its products for each shape, and keeps few
 
 
 _fuse = False
@@ -61,21 +63,24 @@ class _LinearCrossEntropy(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             x, w = hidden.detach().to(dtype), weight.detach().to(dtype)
             N, V = x.shape[0], w.shape[0]
-            chunks = max(1, -(-N * V // CHUNK_ELEMENTS.get(x.device.type, 2**25)))
+            size = max(1, min(N, CHUNK_ELEMENTS.get(x.device.type, 2**25) // V))  # tokens of a chunk
+            if x.device.type == "cpu":
+                size = -(-size // SHAPES) * SHAPES
+                x = F.pad(x, (0, 0, 0, -N % SHAPES))
             total = torch.zeros((), dtype=torch.float32, device=x.device)
             grad_hidden = torch.empty_like(x) if needs_hidden else None
             grad_weight = torch.zeros_like(weight) if needs_weight else None
-            for part, target in zip(x.chunk(chunks), labels.chunk(chunks), strict=True):
-                logits = part @ w.t()  # (n, V)
+            for part, target in zip(x.split(size), labels.split(size), strict=True):
+                logits = part @ w.t()  # (n, V); zero in rows beyond the labels, and so is their gradient
                 in_place = _fused_loss_and_gradient_ if _fuse and x.is_cuda else _loss_and_gradient_
-                total += in_place(logits, target, smoothing, needs_hidden or needs_weight)
+                total += in_place(logits[: len(target)], target, smoothing, needs_hidden or needs_weight)
                 if needs_hidden:
                     start = part.storage_offset() // x.shape[1]
                     torch.mm(logits, w, out=grad_hidden[start : start + part.shape[0]])
                 if needs_weight:
                     _add_product_(grad_weight, logits, part)
                 del logits
-        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.save_for_backward(None if grad_hidden is None else grad_hidden[:N], grad_weight)
         ctx.hidden_dtype = hidden.dtype
         return total
 

@@ -178,8 +178,9 @@ class _Loop:
         fuse_loss(self.options.compile)
         network = self.model.transformer
         network.gradient_checkpointing = self.options.gradient_checkpointing
-        # Beside a tied projection, whose gradient covers every row, the embedding adds only the rows it used.
-        network.wte.sparse = self.model.head_kind == "language" and self.model.config.tie_word_embeddings
+        # The embedding adds only the rows it used: to the gradient of a tied projection, or to zeros (see Stepper).
+        tied = self.model.head_kind == "language" and self.model.config.tie_word_embeddings
+        network.wte.sparse = tied or self.device.type == "cpu"
         ceiling = runtime.matmul_rate(self.precision.value, str(self.device))
         self.meter = Meter(self.model, ceiling)
         self.trackers.emit(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gptwo.data.batching import Example, collate, pack_rows
 from gptwo.model.config import GPT2Config
-from gptwo.model.loss import IGNORE, linear_cross_entropy
+from gptwo.model.loss import IGNORE, SHAPES, linear_cross_entropy
 from gptwo.model.pretrained import create
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=20)
@@ -63,8 +63,8 @@ def test_every_token_label_and_place_is_kept(lengths, row_tokens):
 
 def test_documents_of_a_row_are_told_apart():
     batch = collate(examples([3, 4, 2]), row_tokens=16)
-    assert batch.ids.shape == (1, 9)
-    assert batch.documents.tolist() == [[0] * 4 + [1] * 3 + [2] * 2]
+    assert batch.ids.shape == (1, SHAPES)
+    assert batch.documents.tolist() == [[0] * 4 + [1] * 3 + [2] * 2 + [-1] * (SHAPES - 9)]
 
 
 def test_records_have_targets_and_no_labels():

@@ -25,8 +25,8 @@ def network(head="language", labels=()):
     return create(CONFIG, head=head, labels=labels, seed=3).model.eval()  # in training a CPU computes GELU twice
 
 
-def running_text(length: int = 12) -> Batch:
-    ids = torch.randint(0, 32, (3, length), generator=torch.Generator().manual_seed(1))
+def running_text(length: int = 8) -> Batch:
+    ids = torch.randint(0, 32, (4, length), generator=torch.Generator().manual_seed(1))  # a multiple of SHAPES
     return Batch(ids=ids, labels=ids.roll(-1, 1))
 
 
@@ -114,6 +114,6 @@ def test_the_share_of_the_ceiling_is_of_the_work_done():
     meter = Meter(model, 1e6)
     meter.add([running_text(), running_text()], 2.0)
     found = meter.read()
-    assert found["tokens_per_second"] == 36.0
+    assert found["tokens_per_second"] == 32.0
     assert found["share_of_ceiling"] == pytest.approx(work_of(model).of(running_text()) / 1e6, abs=1e-4)
     assert meter.read()["share_of_ceiling"] == 0.0
