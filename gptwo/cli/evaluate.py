@@ -121,6 +121,9 @@ def evaluate(
             columns=parse_columns(columns),
             format=format,
             encoding=encoding,
+            device=device,
+            precision=precision,
+            threads=threads,
             out=out,
         )
         out = None  # the report lies there already

@@ -111,6 +111,9 @@ def tune_shots(
     columns: dict[str, str] | None,
     format: str | None,
     encoding: str,
+    device: str,
+    precision: str,
+    threads: int | None,
     out: Path | None,
 ) -> Any:
     """The report of tuning on few records of each label, once for each draw or given split.
@@ -123,7 +126,10 @@ def tune_shots(
 
     if not train:
         raise UsageError("Where shall the records come from?", where="--train", fix="--shots 16 --train train.csv")
-    given = {"data.columns": columns, "data.format": format, "data.encoding": encoding}
+    given: dict[str, Any] = {"data.columns": columns, "data.format": format, "data.encoding": encoding}
+    given |= {"train.threads": threads}
+    chosen = {"train.device": device, "train.precision": precision}
+    given |= {key: value for key, value in chosen.items() if value != "auto"}  # else as the recipe has it
     return tune_few_shots(
         model,
         train=train,

@@ -114,15 +114,18 @@ def test_redact_copies_files_and_says_what_it_replaced(command, one_object, tmp_
 
 def test_few_records_are_tuned_on_as_often_as_asked(command, base, reviews, one_object, tmp_path):
     (tmp_path / "recipe.toml").write_text(
-        '[task]\nname = "classify"\n[train]\nsteps = 2\nthreads = 1\nprecision = "fp32"\n', encoding="utf-8"
+        '[task]\nname = "classify"\n[train]\nsteps = 2\nprecision = "fp32"\n', encoding="utf-8"
     )
     words = ("evaluate", reviews, "--model", base, "--columns", "text=正文,label=标签", "--tune", "recipe.toml")
-    code, out, err = command(*words, "--shots", "2", "--train", reviews, "--draws", "2", "--out", "few", "--json")
+    few = ("--shots", "2", "--train", reviews, "--draws", "2", "--out", "few", "--threads", "1", "--json")
+    code, out, err = command(*words, *few)
     assert code == 0, err
     report = one_object(out)
     assert len(report["recipe"]["runs"]["Tuned"]) == 2
     assert (tmp_path / "few" / "seed-1" / "run" / "report.json").is_file()
     assert (tmp_path / "few" / "report.html").is_file()
+    recipe = (tmp_path / "few" / "seed-0" / "run" / "recipe.toml").read_text(encoding="utf-8")
+    assert "\nthreads = 1\n" in recipe
     code, _, err = command(*words)
     assert code == 2
     assert "--shots" in err
