@@ -54,10 +54,15 @@ _SHARES = {
     "distinct_2": "Distinct-2",
     "control_accuracy": "Control accuracy",
     "required_words": "Required words met",
+    **{f"pass_{k}": f"pass@{k}" for k in (1, 5, 10, 100)},
 }
 METRICS = {
     **{key: MetricName(title, True, "share") for key, title in _SHARES.items()},
     "ece": MetricName("Calibration error", False, "share"),
+    "slot_error": MetricName("Slot error rate", False, "share"),
+    "self_bleu": MetricName("Self-BLEU", False, "share"),
+    "mean_absolute_error": MetricName("Mean absolute error", False, "number"),
+    "quadratic_kappa": MetricName("Quadratic kappa", True, "number"),
     "log_loss": MetricName("Log-loss", False, "nats"),
     "loss": MetricName("Loss", False, "nats"),
     "perplexity": MetricName("Perplexity", False, "number"),

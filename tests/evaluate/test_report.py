@@ -255,6 +255,9 @@ def test_metric_names_and_values():
     assert not metric_name("valid_loss").higher_is_better
     assert metric_name("bleu").title == "BLEU"
     assert metric_name("something_else").title == "Something else"
+    assert metric_name("pass_10").title == "pass@10"
+    assert [format_value("pass_1", 0.016), format_value("slot_error", 0.719)] == ["1.6", "71.9"]
+    assert not any(metric_name(key).higher_is_better for key in ("slot_error", "self_bleu"))
     assert [format_value("accuracy", 0.8415), format_value("perplexity", 15980.2)] == ["84.2", "15,980"]
     assert format_value("accuracy", None) == format_value("loss", float("inf")) == "–"
     assert best_of("accuracy", [0.5, 0.84149, 0.8415, None, float("nan")]) == {2}
