@@ -43,6 +43,7 @@ VERBS: dict[str, Verb] = {
     "evaluate": Verb("Measure a model on a test set, beside cheap baselines."),
     "predict": Verb("Apply a tuned model to new records."),
     "generate": Verb("Continue a prompt."),
+    "serve": Verb("Serve models over HTTP: OpenAI's interface, and the tasks they are tuned for."),
     "explain": Verb("Show how a model came to what it says of a text."),
     "merge": Verb("Work an adapter into a plain model, once that is shown to do the same."),
     "export": Verb("Write a model for onnxruntime, llama.cpp or transformers, once it is shown to agree."),
