@@ -86,23 +86,11 @@ def train_on_text(
     choice = recipe.freeze
     tuned = freeze(model, choice.policy, last=choice.last, pattern=choice.pattern, among=among)
     check_space(folder, model, options.keep_last, adapter.tensors(model) if adapter else None)
-    block = recipe.data.block_size or model.config.n_positions
-    if block > model.config.n_positions:
-        raise UsageError(
-            f"Rows of {block} tokens do not fit the network's {model.config.n_positions} positions.",
-            where="data.block_size",
-            fix=f"data.block_size = {model.config.n_positions}",
-        )
-
-    shards = open_shards(recipe.data.train, folder / "shards" / "train", tokenizer, folder)
-    valid = None
-    if recipe.data.valid:
-        valid = open_shards(recipe.data.valid, folder / "shards" / "valid", tokenizer, folder)
-    if valid is not None and valid.tokens < 2:
-        raise DataError("The held-out text is empty.", where=valid.folder)
-    source = TokenBlocks(shards, block=block, rows=options.batch_size, seed=options.seed)
+    block = block_of(recipe, model.config)
+    parts = open_texts(recipe, tokenizer, folder)
+    valid = parts.get("valid")
+    source = TokenBlocks(parts["train"], block=block, rows=options.batch_size, seed=options.seed)
     sizes = bytes_of_tokens(tokenizer)
-    parts = {"train": shards, **({"valid": valid} if valid else {})}
     hashes = {name: [file.sha256 for file in part.manifest.shards] for name, part in parts.items()}
     if adapter and adapter.base:
         hashes["base"] = [adapter.base.fingerprint]
@@ -145,19 +133,16 @@ def train_on_text(
         save(start, folder / "best")
     best = load(folder / "best", device=device.value)
     if valid is not None:
-        progress = outcome.progress
+        measured = f"Measured on {held_out(valid, block, options)} of held-out text; {valid.tokens:,} tokens there are."
+        chosen = f"The best checkpoint is that of step {outcome.progress.best_step:,}, by {hooks.metric}."
         report = Report(
-            f"pretraining on {progress.tokens:,} tokens",
+            f"pretraining on {outcome.progress.tokens:,} tokens",
             "language",
             "bits_per_byte",
             [System("Trained", evaluate(best.model), "tuned")],
             events=load_events(folder / "events.jsonl"),
             samples=samples_of(read_events(folder)),
-            notes=[
-                *notes,
-                f"Measured on {held_out(valid, block, options)} of held-out text; {valid.tokens:,} tokens there are.",
-                f"The best checkpoint is that of step {progress.best_step:,}, by {hooks.metric}.",
-            ],
+            notes=[*notes, measured, chosen],
             recipe=recipe.model_dump(exclude_none=True),
             machine=machine,
         )
@@ -261,6 +246,38 @@ def set_dropout(start: Pretrained, config: GPT2Config) -> None:
     for block in start.model.transformer.h:
         block.attn.dropout = config.attn_pdrop
         block.attn.resid_dropout.p = block.mlp.dropout.p = config.resid_pdrop
+
+
+def block_of(recipe: Recipe, config: GPT2Config) -> int:
+    """Tokens in a row.
+
+    Raises:
+        UsageError: more than the network has positions.
+    """
+    block = recipe.data.block_size or config.n_positions
+    if block > config.n_positions:
+        raise UsageError(
+            f"Rows of {block} tokens do not fit the network's {config.n_positions} positions.",
+            where="data.block_size",
+            fix=f"data.block_size = {config.n_positions}",
+        )
+    return block
+
+
+def open_texts(recipe: Recipe, tokenizer: Tokenizer, folder: Path) -> dict[str, Shards]:
+    """The tokens of data.train, and of data.valid where it is given.
+
+    Raises:
+        UsageError: shards beside other files.
+        DataError: text that cannot be read, or no held-out text.
+    """
+    given = {"train": recipe.data.train, "valid": recipe.data.valid}
+    parts = {
+        name: open_shards(paths, folder / "shards" / name, tokenizer, folder) for name, paths in given.items() if paths
+    }
+    if "valid" in parts and parts["valid"].tokens < 2:
+        raise DataError("The held-out text is empty.", where=parts["valid"].folder)
+    return parts
 
 
 def open_shards(paths: list[str], out: Path, tokenizer: Tokenizer, folder: Path) -> Shards:
