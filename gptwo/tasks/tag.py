@@ -85,8 +85,13 @@ class Tag(Predictor):
             )
         if self.scheme == "auto" and self.source_scheme is not None:
             self.scheme = "IOB2" if self.source_scheme in ("IOB1", "mixed") else self.source_scheme
+        for label in self.labels if self.source_scheme else ():
+            try:
+                tagging.split_tag(label)
+            except DataError as error:
+                raise UsageError(error.what, where="task.labels", why=error.why, fix=error.fix) from error
         if not self.given:
-            found = {tag for tags in sequences for tag in self._inside(tags)}
+            found = {tag for record in records for tag in self._learned(record)}
             self.labels = [*(["O"] if "O" in found else []), *sorted(found - {"O"})]
         if len(self.labels) < 2:
             raise DataError(
@@ -95,19 +100,28 @@ class Tag(Predictor):
                 fix="check which column holds the tags: --columns tokens=0,tags=-1",
             )
 
+    def labels_in(self, record: Record) -> Sequence[str]:
+        return self._learned(record)
+
     def encode(
         self, record: Record, tokenizer: Tokenizer, max_length: int, index: int = 0, *, target: bool = True
     ) -> list[Example]:
         words = [str(token) for token in record.fields["tokens"]]
-        tags = self._inside(self._tags_of(record)) if target else None
+        tags = self._learned(record) if target else None
         if tags is not None and len(tags) != len(words):
-            raise DataError(f"The sentence has {len(words)} tokens and {len(tags)} tags.", where=record.place())
+            raise DataError(
+                f"The sentence has {len(words)} tokens and {len(tags)} tags.",
+                where=record.place(),
+                fix="give a tag for each token, or leave the sentence out",
+            )
         pieces = encode_words(tokenizer, words)
         start = [] if tokenizer.start_id is None else [tokenizer.start_id]
         copies = 2 if self.context == "both" else 1
         room = (max_length - len(start) - (copies - 1)) // copies
         if room < 1:
-            raise UsageError(f"{max_length} tokens are too few for a sentence.", where="data.max_length")
+            raise UsageError(
+                f"{max_length} tokens are too few for a sentence.", where="data.max_length", fix="raise it"
+            )
         examples, first = [], 0
         for end in split_points([len(piece) for piece in pieces], room):
             ids = [i for piece in pieces[first:end] for i in piece[:room]]
@@ -139,9 +153,9 @@ class Tag(Predictor):
     @staticmethod
     def states(model: Model, batch: Batch) -> Tensor:
         """(labelled tokens of all rows, C) hidden states."""
-        return model.transformer(batch.ids, batch.positions, batch.documents, read=batch.learned()[0]).view(
-            -1, model.config.n_embd
-        )
+        assert batch.labels is not None
+        read = (batch.labels.flatten() != IGNORE).nonzero().squeeze(1)
+        return model.transformer(batch.ids, batch.positions, batch.documents, read=read)
 
     def predict(
         self,
@@ -221,7 +235,7 @@ class Tag(Predictor):
 
     def gold(self, records: Sequence[Record]) -> list[list[str]]:
         """The right tags, in the scheme of the labels."""
-        return [self._inside(self._tags_of(record)) for record in records]
+        return [self._learned(record) for record in records]
 
     def baselines(self, train: Sequence[Record], test: Sequence[Record]) -> dict[str, Predictions]:
         system = MostFrequentTag()
@@ -252,11 +266,19 @@ class Tag(Predictor):
     def _tags_of(self, record: Record) -> list[str]:
         return [str(tag) for tag in record.fields["tags"]]
 
-    def _inside(self, tags: list[str]) -> list[str]:
-        """Tags of a file in the scheme that is learned."""
+    def _learned(self, record: Record) -> list[str]:
+        """The tags of a record in the scheme that is learned.
+
+        Raises:
+            DataError: a tag that no scheme has; names file and row.
+        """
+        tags = self._tags_of(record)
         if self.source_scheme is None or self.source_scheme == self.scheme:
             return tags
-        return tagging.convert_tags(tags, to=self.scheme)
+        try:
+            return tagging.convert_tags(tags, to=self.scheme)
+        except DataError as error:
+            raise DataError(error.what, where=record.place(), why=error.why, fix=error.fix) from error
 
     def _place(self, tag: str, record: Record) -> int:
         if tag not in self.labels:
