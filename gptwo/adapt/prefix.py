@@ -100,9 +100,13 @@ def fresh_prefix(network: GPT2, tokens: int, random: torch.Generator) -> Prefix:
     network.eval()
     keys, values = fresh_prompt(network, tokens, random).keys_and_values(network)  # (L, H, P, D)
     network.train(training)
+    return prefix_of(keys, values)
+
+
+def prefix_of(keys: Tensor, values: Tensor) -> Prefix:
+    """The prefix that gives each layer these keys and values, (L, H, P, D) each."""
     both = torch.stack([keys, values], 1).permute(3, 0, 1, 2, 4)  # (P, L, 2, H, D)
-    start = both.reshape(tokens, -1).to(network.wte.weight.dtype)
-    return Prefix(nn.Parameter(start.clone()))
+    return Prefix(nn.Parameter(both.reshape(len(both), -1).clone()))
 
 
 def empty(shape: tuple[int, ...], like: Tensor) -> nn.Parameter:

@@ -22,7 +22,7 @@ from gptwo.errors import DataError, UsageError, did_you_mean
 from gptwo.explain.attribution import contributions, integrated_gradients, leave_one_out
 from gptwo.explain.lens import logit_lens
 from gptwo.explain.neighbours import nearest
-from gptwo.explain.trace import Objective, trace
+from gptwo.explain.trace import Objective, fixed_prefix, trace
 from gptwo.generate.codec import Codec
 from gptwo.generate.torch_backend import evaluating
 from gptwo.model.loss import IGNORE
@@ -119,6 +119,21 @@ def explain(
     """
     name = str(model) if not isinstance(model, Pretrained) else str(model.folder or "model")
     loaded = model if isinstance(model, Pretrained) else load(model, device=pick_device(device).value)
+    with fixed_prefix(loaded.model):
+        return _explain(loaded, name, text, target, at, train, neighbours, steps)
+
+
+def _explain(
+    loaded: Pretrained,
+    name: str,
+    text: str,
+    target: str | None,
+    at: int | None,
+    train: Sequence[Record],
+    neighbours: int,
+    steps: int,
+) -> Explanation:
+    """As `explain`, of a loaded model."""
     network, tokenizer = loaded.model, Codec(loaded.tokenizer, loaded.config.vocab_size).need("An explanation")
     places = read(loaded, tokenizer, text)
     ids, place, notes = _chosen(loaded, places, at)
@@ -168,6 +183,13 @@ def explain(
     )
     if place is not None:
         found.notes.append(place)
+    if network.transformer.prefix is not None and attention is not None:
+        seen = sum(sum(line) for layer in attention for head in layer for line in head)
+        rows = sum(len(head) for layer in attention for head in layer)
+        found.notes.append(
+            f"{network.transformer.prefix.tokens} virtual tokens of the adapter stand before the text; "
+            f"{100 * (1 - seen / rows):.0f} % of the attention goes to them and is not drawn"
+        )
     tuned_for = loaded.info.get("task")
     if network.head_kind == "sequence" and tuned_for not in (None, "classify"):
         found.notes.append(

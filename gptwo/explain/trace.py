@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from gptwo.adapt.prefix import Prompt, prefix_of
 from gptwo.generate.torch_backend import evaluating
 from gptwo.model.gpt2 import Attention
 from gptwo.model.heads import Model
@@ -31,11 +32,14 @@ class Trace:
     attention_inputs: list[Tensor]
 
     def attention(self, model: Model) -> Tensor:
-        """(L, H, T, T) attention weights, row = the token that looks; each row sums to 1."""
+        """(L, H, T, T) attention weights, row = the token that looks; each row sums to 1, or to less where virtual
+        tokens of an adapter are looked at as well."""
+        network = model.transformer
+        before = [None] * len(network.h) if network.prefix is None else network.prefix.keys_and_values(network)[0]
         return torch.stack(
             [
-                attention_weights(block.attn, x)
-                for block, x in zip(model.transformer.h, self.attention_inputs, strict=True)
+                attention_weights(block.attn, x, keys)
+                for block, x, keys in zip(network.h, self.attention_inputs, before, strict=True)
             ]
         )
 
@@ -56,11 +60,12 @@ def trace(model: Model, ids: Tensor) -> Trace:
 
 
 @torch.no_grad()
-def attention_weights(attention: Attention, x: Tensor) -> Tensor:
+def attention_weights(attention: Attention, x: Tensor, before: Tensor | None = None) -> Tensor:
     """The weights that a block's attention gives, computed again beside it (it never forms them itself).
 
     Args:
         x: (T, C) what the attention reads.
+        before: (H, P, D) keys of virtual tokens that every token sees.
 
     Returns:
         (H, T, T) float32, 0 above the diagonal.
@@ -72,7 +77,27 @@ def attention_weights(attention: Attention, x: Tensor) -> Tensor:
     )
     scores = query @ key.transpose(1, 2) * attention.scale  # (H, T, T)
     unseen = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)
-    return scores.masked_fill(unseen, -torch.inf).softmax(-1)
+    scores = scores.masked_fill(unseen, -torch.inf)
+    if before is None:
+        return scores.softmax(-1)
+    virtual = query @ before.to(query.dtype).transpose(1, 2) * attention.scale  # (H, T, P)
+    return torch.cat([virtual, scores], 2).softmax(-1)[:, :, before.shape[1] :]
+
+
+@contextmanager
+def fixed_prefix(model: Model) -> Iterator[None]:
+    """Virtual tokens that go through the network themselves are read once: hooks then see the text alone."""
+    network = model.transformer
+    prompt = network.prefix
+    if not isinstance(prompt, Prompt):
+        yield
+        return
+    with torch.no_grad(), evaluating(model):
+        network.prefix = prefix_of(*prompt.keys_and_values(network))
+    try:
+        yield
+    finally:
+        network.prefix = prompt
 
 
 @contextmanager

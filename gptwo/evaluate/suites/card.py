@@ -27,13 +27,13 @@ def card_section(report: Report, heading: str) -> str:
 
 
 def write_section(folder: str | Path, report: Report, heading: str) -> Path:
-    """Put a report's section into the README.md of a model folder; an earlier one of that suite is replaced.
+    """Put a report's section into the README.md of a model or an adapter; an earlier one of that suite is replaced.
 
     Raises:
         UsageError: no model folder.
     """
     card = Path(folder) / "README.md"
-    if not (Path(folder) / "config.json").is_file():
+    if not any((Path(folder) / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise UsageError("The figures go into a model's card, and this is no model folder.", where=folder)
     text = card.read_text(encoding="utf-8") if card.is_file() else f"# {Path(folder).name}\n"
     begin, end = f"<!-- gptwo:{report.task} -->", f"<!-- /gptwo:{report.task} -->"
