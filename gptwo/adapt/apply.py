@@ -132,8 +132,18 @@ def start_rank(config: AdapterConfig) -> int:
 
 
 def bottlenecks(model: Model, config: AdapterConfig, random: torch.Generator) -> dict[str, nn.Module]:
-    """Bottleneck adapters in every block."""
+    """Bottleneck adapters in every block.
+
+    Raises:
+        UsageError: wider than the network.
+    """
     width = config.width or max(1, model.config.n_embd // 16)
+    if width > model.config.n_embd:
+        raise UsageError(
+            f"A bottleneck of {width} is wider than the network, which is {model.config.n_embd} wide.",
+            where="adapter.width",
+            fix=f"adapter.width = {max(1, model.config.n_embd // 16)}",
+        )
     parts: dict[str, nn.Module] = {}
     for layer, block in enumerate(model.transformer.h):
         if config.name == "parallel":

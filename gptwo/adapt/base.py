@@ -73,7 +73,9 @@ def find_base(adapter: Path, described: dict[str, Any], content: dict[str, Any])
             return hub.resolve(place)
     if not name:
         raise MissingError(
-            "The adapter does not say which model it belongs to.", where=adapter, fix="name it: --base MODEL"
+            "The adapter does not say which model it belongs to.",
+            where=adapter,
+            fix="name it: gptwo merge ADAPTER --base MODEL",
         )
     try:
         return hub.resolve(name)
@@ -82,7 +84,7 @@ def find_base(adapter: Path, described: dict[str, Any], content: dict[str, Any])
             f"The adapter belongs to the model {name}, which is not here.",
             where=adapter,
             why=error.why or error.what,
-            fix="put that model there, or say where it is: --base FOLDER",
+            fix="put that model there, or say where it is: gptwo merge ADAPTER --base FOLDER",
         ) from error
 
 
@@ -99,7 +101,7 @@ def check_base(adapter: Path, known: dict[str, Any], base: Pretrained) -> None:
             f"The adapter belongs to another base than {base.folder or 'this model'}.",
             where=adapter,
             why=f"it was tuned over {known.get('name')} with fingerprint {wanted[:12]}…, this one has {found[:12]}…",
-            fix="give the base it was tuned over: --base FOLDER",
+            fix="bring back the base it was tuned over, or say where it is: gptwo merge ADAPTER --base FOLDER",
         )
 
 

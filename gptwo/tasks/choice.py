@@ -279,15 +279,18 @@ def _fit(
     """Cut what is far from the choice: the beginning of what stands before it, the end of what follows."""
     begin = tokenizer.start_id if tokenizer.start_id is not None else separator(tokenizer)
     own = own or [separator(tokenizer)]
+    longest = max(2, max_length // 3)  # of a choice that is told again, its end
+    cut_again = max(0, len(again) - longest)
+    again = [*again[:1], *again[1 + cut_again :]]
     room = max_length - 1 - len(again) - len(own)
     if room < 0:
         if max_length < 2 + len(again):
-            raise UsageError(f"{max_length} tokens are too few for a choice.", where="data.max_length")
+            raise UsageError(f"{max_length} tokens are too few for a choice.", where="data.max_length", fix="raise it")
         cut = -room
-        return Reading([begin, *own[: len(own) - cut], *again], 1, cut + len(before) + len(after))
+        return Reading([begin, *own[: len(own) - cut], *again], 1, cut + cut_again + len(before) + len(after))
     left, right = share_room(len(before), len(after), room)
     ids = [begin, *before[len(before) - left :], *own, *after[:right], *again]
-    return Reading(ids, 1 + left, len(before) + len(after) - left - right)
+    return Reading(ids, 1 + left, cut_again + len(before) + len(after) - left - right)
 
 
 def shares_of(said: Sequence[np.ndarray]) -> np.ndarray:

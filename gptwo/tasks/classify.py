@@ -113,6 +113,9 @@ class Classify(Predictor):
         elif isinstance(self.class_weights, Mapping):
             self.weights = torch.tensor([float(self.class_weights.get(label, 1.0)) for label in self.labels])
 
+    def labels_in(self, record: Record) -> Sequence[str]:
+        return self._labels_of(record)
+
     def group(self, record: Record) -> str:
         return " ".join(sorted(self._labels_of(record)))
 

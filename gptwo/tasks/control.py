@@ -299,7 +299,12 @@ def controls_of(record: Record) -> Controls:
         try:
             value = json.loads(value)
         except ValueError as error:
-            raise DataError("The control is not a JSON object.", where=record.place(), why=str(error)) from error
+            raise DataError(
+                "The control is not a JSON object.",
+                where=record.place(),
+                why=str(error),
+                fix='write {"topic": "war"}, or text that does not begin with a brace',
+            ) from error
     if isinstance(value, Mapping):
         found = {str(key): plain_text(item) for key, item in value.items()}
     else:

@@ -36,7 +36,9 @@ def messages_of(record: Record) -> list[Message]:
         try:
             value = json.loads(value) if value.lstrip().startswith("[") else [{"role": "user", "content": value}]
         except ValueError as error:
-            raise DataError("The messages are not a JSON list.", where=record.place(), why=str(error)) from error
+            raise DataError(
+                "The messages are not a JSON list.", where=record.place(), why=str(error), fix=_shape()
+            ) from error
     if not isinstance(value, list) or not value:
         raise DataError("There are no messages.", where=record.place(), fix=_shape())
     found: list[Message] = []

@@ -146,7 +146,9 @@ class Dialogue(Write):
         room = max_length + 1 - self.target_room(max_length) - len(start) - len(last)
         messages = before_reply(messages_of(record))
         if not messages:
-            raise DataError("There is no message to reply to.", where=record.place())
+            raise DataError(
+                "There is no message to reply to.", where=record.place(), fix="a message of the user comes first"
+            )
         if room < 2:
             raise UsageError(
                 f"Of {max_length} tokens {self.max_target} are for the reply; nothing is left for what was said.",

@@ -118,7 +118,9 @@ class Extract(Predictor):
         copies = 2 if self.context == "both" else 1
         room = (max_length - len(start) - len(question) - 1 - copies) // copies
         if room < 1:
-            raise UsageError(f"{max_length} tokens are too few for a question.", where="data.max_length")
+            raise UsageError(
+                f"{max_length} tokens are too few for a question.", where="data.max_length", fix="raise it"
+            )
         step = min(self.stride or max(1, room // 2), room)
         windows = [(0, min(room, len(ids)))]
         while windows[-1][1] < len(ids):

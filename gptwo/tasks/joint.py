@@ -102,10 +102,15 @@ class Joint(Predictor):
             value = record.fields[kind]
             values = [str(one) for one in (value if isinstance(value, list | tuple) else [value])]
             if len(values) > 1:
-                raise DataError(f"The record has {len(values)} labels of {kind!r}.", where=record.place())
+                raise DataError(
+                    f"The record has {len(values)} labels of {kind!r}.", where=record.place(), fix="leave one of them"
+                )
             if values and values[0].strip():
                 found[kind] = values[0]
         return found
+
+    def labels_in(self, record: Record) -> Sequence[str]:
+        return [f"{kind}{BETWEEN}{name}" for kind, name in self.labels_of(record).items()]
 
     def places_of(self, record: Record) -> list[int]:
         """For each kind, the place of the record's label among its labels; IGNORE where it lacks one.

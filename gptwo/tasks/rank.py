@@ -67,7 +67,7 @@ class Rank(ListTask):
         """
         found = [str(candidate) for candidate in record.fields["candidates"]]
         if not found:
-            raise DataError("The query has no candidates.", where=record.place())
+            raise DataError("The query has no candidates.", where=record.place(), fix="leave it out")
         return found
 
     def grades_of(self, record: Record) -> list[int]:

@@ -30,7 +30,9 @@ def encode_pair(tokenizer: Tokenizer, first: str, second: str, max_length: int) 
     start = [] if tokenizer.start_id is None else [tokenizer.start_id]
     room = max_length - 1 - len(start)
     if room < 2:
-        raise UsageError(f"{max_length} tokens are too few for a pair of texts.", where="data.max_length")
+        raise UsageError(
+            f"{max_length} tokens are too few for a pair of texts.", where="data.max_length", fix="raise it"
+        )
     a, b = tokenizer.encode_batch([first, second])
     room_a, room_b = share_room(len(a), len(b), room)
     (a, cut_a), (b, cut_b) = head_and_tail(a, room_a), head_and_tail(b, room_b)

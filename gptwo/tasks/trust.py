@@ -132,6 +132,13 @@ def before_notes(job: Task, *, probed: bool, fresh: bool) -> list[str]:
     return [FRESH_NOTE] if fresh and job.head != "language" and not job.zero_shot else []
 
 
+def unseen_notes(job: Task, train: Sequence[Record]) -> list[str]:
+    """Labels that are asked for and that nothing teaches."""
+    seen = {label for record in train for label in job.labels_in(record)}
+    unseen = [label for label in job.labels if label not in seen] if seen else []
+    return [f"Labels that no training record has, so that they cannot be learned: {', '.join(unseen)}."] * bool(unseen)
+
+
 def fit_notes(job: Task, records: int) -> list[str]:
     """Why no temperature was fitted, where a reader may look for one; after `calibrate`.
 

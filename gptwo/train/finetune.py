@@ -27,13 +27,13 @@ from gptwo.recipe import Recipe, load_recipe
 from gptwo.tasks import make_task
 from gptwo.tasks.base import Task
 from gptwo.tasks.language import Language
-from gptwo.tasks.trust import before_notes, fit_notes
+from gptwo.tasks.trust import before_notes, fit_notes, unseen_notes
 from gptwo.tokenizer import Tokenizer, load_tokenizer
 from gptwo.train.checkpoint import check_space
 from gptwo.train.confidence import calibrate
 from gptwo.train.leakage import leakage
 from gptwo.train.lock import hold
-from gptwo.train.parts import CountedRejects, notes_of, read_parts
+from gptwo.train.parts import CountedRejects, check_weights, notes_of, read_parts
 from gptwo.train.pretrain import FRESH, set_dropout
 from gptwo.train.run import (
     begun_recipe,
@@ -135,6 +135,8 @@ def tune_model(
 ) -> Run:
     """Tune a model in a run folder that is open; raises as `finetune`."""
     base = plain(base)
+    if not recipe.model.random:
+        check_weights(base)
     device, precision = settle(recipe, folder, resume=resume)
     rejects = CountedRejects(folder / "rejects.jsonl", strict=recipe.data.strict)
     with rejects:
@@ -175,7 +177,7 @@ def tune_model(
         if before is None:
             before = job.untuned(base.model, untuned.model, tokenizer, test_records, **how)
         samples = write_samples(untuned, job, test_records, recipe, BEFORE)
-    notes = notes_of(parts, rejects)
+    notes = notes_of(parts, rejects) + unseen_notes(job, parts["train"].records)
     if adapter:
         notes.append(adapter.summary(start.model))
     notes += without_effect("finetune", [key for key in changed_keys(recipe) if key in UNUSED])
