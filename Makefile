@@ -1,5 +1,6 @@
-# Every target sets up .venv itself, from constraints.txt; a second call reuses it until
-# pyproject.toml or constraints.txt change. Needs: Python >= 3.11 with venv, gcc, make.
+# Every target sets up .venv itself, from constraints.txt; a second call reuses it until pyproject.toml,
+# constraints.txt or the native engine's sources (csrc/, CMakeLists.txt) change.
+# Needs: Python >= 3.11 with venv, gcc, make.
 
 # The first of these that is new enough; `make PYTHON3=/path/to/python test` chooses another.
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -7,7 +8,8 @@ PYTHON3 ?= $(shell for python in python3 python3.11 python3.12 python3.13 python
 	$$python -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$python && break; done)
 
 PYTHON := .venv/bin/python
-HASH := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
+SOURCES = pyproject.toml constraints.txt CMakeLists.txt $$(find csrc -type f | LC_ALL=C sort)
+HASH := $(shell cat $(SOURCES) | cksum | cut -d ' ' -f 1)
 CORE := .venv/.core-$(HASH)
 DEV := .venv/.dev-$(HASH)
 WORKERS ?= 2

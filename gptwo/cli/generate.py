@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gptwo.cli.common import print_json
-from gptwo.cli.options import DeviceOption, ModelOption, PrecisionOption, ThreadsOption
+from gptwo.cli.options import DeviceOption, ModelOption, ThreadsOption
 from gptwo.errors import DataError, Interrupted, MissingError, UsageError
 from gptwo.generate.options import help_of
 
 if TYPE_CHECKING:
     from gptwo.generate.engine import Engine
+    from gptwo.generate.native import NativeEngine
     from gptwo.generate.results import Generation
 
 
@@ -66,7 +67,8 @@ def generate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
     device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
+    backend: Annotated[str, typer.Option(help="auto, torch, native (CPU, without PyTorch).")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16; int8, int4 by the native backend.")] = "auto",
     threads: ThreadsOption = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Texts that are written together at most.")] = 16,
 ) -> None:
@@ -84,9 +86,7 @@ def generate(
     options = {name: value for name, value in options.items() if value is not None}
     try:
         prompts = _prompts(prompt, file)
-        from gptwo.generate.engine import Engine
-
-        engine = Engine(model, device=device, precision=precision, threads=threads, max_batch=max_batch)
+        engine = _engine(model, backend, device, precision, threads, max_batch)
         chosen = engine.options(**options)
         single = len(prompts) == 1 and chosen.n == 1 and chosen.num_beams == 1
         if single and not as_json and (stream if stream is not None else sys.stdout.isatty()):
@@ -103,7 +103,27 @@ def generate(
         raise Interrupted("Stopped; the text ends here.") from None
 
 
-def _stream(engine: Engine, prompt: str, options: dict[str, Any], echo: bool) -> Generation:
+def _engine(
+    model: str, backend: str, device: str, precision: str, threads: int | None, max_batch: int
+) -> Engine | NativeEngine:
+    """What writes: the native engine where it is asked for or its precisions are, else PyTorch."""
+    packed = precision in ("int8", "int4")
+    if backend == "native" or (backend == "auto" and packed):
+        from gptwo.generate.native import NativeEngine, why_not
+
+        reason = why_not(model, device)
+        if reason is None:
+            return NativeEngine(model, precision=precision, threads=threads, max_batch=max_batch)
+        if packed:
+            raise MissingError(f"{precision} is a precision of the native engine.", why=reason, fix="--precision bf16")
+        sys.stderr.write(f"gptwo: notice: {reason} PyTorch writes instead.\n")
+        backend = "torch"
+    from gptwo.generate.engine import Engine
+
+    return Engine(model, backend=backend, device=device, precision=precision, threads=threads, max_batch=max_batch)
+
+
+def _stream(engine: Engine | NativeEngine, prompt: str, options: dict[str, Any], echo: bool) -> Generation:
     """Print one text as it comes."""
     stream = engine.stream(prompt, **options)
     sys.stdout.write(prompt if echo else "")

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
-from gptwo.generate.run import Run
+if TYPE_CHECKING:
+    from gptwo.generate.sequence import Sequence
+
+
+class Run(Protocol):
+    """What writes: see `run.Run`, and `native_run.NativeRun`."""
+
+    def advance(self) -> list[tuple[Sequence, str]] | None: ...
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptwo.errors import DataError, GptwoError
 from gptwo.model.config import GPT2Config
-from gptwo.model.heads import HeadKind
+
+if TYPE_CHECKING:  # a config is read without torch
+    from gptwo.model.heads import HeadKind
 
 # Hugging Face's class -> our head.
 ARCHITECTURES: dict[str, HeadKind] = {

@@ -1,0 +1,170 @@
+// The Python module: engines, their sequences and steps. Long calls release the interpreter's lock.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <mutex>
+
+#include "cpu.hpp"
+#include "engine.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace gptwo;
+
+namespace {
+
+// An engine and the lock that makes its calls take turns: several Python threads may hold one.
+struct Shared {
+  explicit Shared(const Options& options) : engine(options) {}
+  Engine engine;
+  std::mutex lock;
+
+  template <class Call>
+  auto call(Call&& what) {
+    nb::gil_scoped_release release;
+    std::lock_guard<std::mutex> turn(lock);
+    return what(engine);
+  }
+};
+
+using Item = std::tuple<int, int, std::vector<int>>;  // sequence, count, guesses
+
+std::vector<Work> as_work(const std::vector<Item>& items) {
+  std::vector<Work> work;
+  for (const auto& [sequence, count, guesses] : items) work.push_back({sequence, count, guesses});
+  return work;
+}
+
+template <class T>
+nb::ndarray<nb::numpy, T> array_of(T* data, std::initializer_list<size_t> shape) {
+  nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+  return nb::ndarray<nb::numpy, T>(data, shape, owner);
+}
+
+size_t total_of(const std::vector<Item>& items) {
+  size_t total = 0;
+  for (const auto& item : items) total += size_t(std::max(0, std::get<1>(item)));
+  return total;
+}
+
+// A tensor of a model's file as bytes with its type and shape.
+void add_weight(Shared& self, const std::string& name, nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu> tensor,
+                int type) {
+  Source source;
+  source.data = tensor.data();
+  source.type = Stored(type);
+  source.row_step = tensor.ndim() == 2 ? int64_t(tensor.shape(1)) : 1;
+  self.call([&](Engine& engine) { engine.add_weight(name, source); });
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  m.doc() = "The native CPU engine: GPT-2 without PyTorch.";
+  m.attr("PAGE") = PAGE;
+  m.def("isas", &available_isas, "Instruction sets that were compiled in and can run here, slowest first.");
+
+  nb::exception<OutOfPages>(m, "OutOfPages", PyExc_MemoryError);
+
+  nb::class_<Sampling>(m, "Sampling", "How the tokens of one sequence are chosen; see SamplingOptions.")
+      .def(nb::init<>())
+      .def_rw("temperature", &Sampling::temperature)
+      .def_rw("top_k", &Sampling::top_k)
+      .def_rw("top_p", &Sampling::top_p)
+      .def_rw("min_p", &Sampling::min_p)
+      .def_rw("repetition_penalty", &Sampling::repetition_penalty)
+      .def_rw("presence_penalty", &Sampling::presence_penalty)
+      .def_rw("frequency_penalty", &Sampling::frequency_penalty)
+      .def_rw("no_repeat_ngram", &Sampling::no_repeat_ngram)
+      .def_rw("min_new_tokens", &Sampling::min_new_tokens)
+      .def_rw("logit_bias", &Sampling::logit_bias)
+      .def_rw("end_id", &Sampling::end_id)
+      .def_rw("vocab_size", &Sampling::vocab_size)
+      .def_rw("key", &Sampling::key)
+      .def_rw("logprobs", &Sampling::logprobs);
+
+  nb::class_<Shared>(m, "Engine", "Weights, a cache, and the sequences in it.")
+      .def("__init__",
+           [](Shared* self, int vocab_size, int n_positions, int n_embd, int n_layer, int n_head, int n_inner,
+              float layer_norm_epsilon, bool scale_by_layer, int precision, int head, const std::string& isa,
+              int threads, int max_tokens, size_t cache_bytes, bool share) {
+             Options options;
+             options.shape = {vocab_size, n_positions, n_embd, n_layer,
+                              n_head,     n_inner,     layer_norm_epsilon, scale_by_layer};
+             options.precision = Precision(precision);
+             options.head = Precision(head);
+             options.isa = isa;
+             options.threads = threads;
+             options.max_tokens = max_tokens;
+             options.cache_bytes = cache_bytes;
+             options.share = share;
+             new (self) Shared(options);
+           },
+           "vocab_size"_a, "n_positions"_a, "n_embd"_a, "n_layer"_a, "n_head"_a, "n_inner"_a, "layer_norm_epsilon"_a,
+           "scale_by_layer"_a, "precision"_a, "head"_a, "isa"_a, "threads"_a, "max_tokens"_a, "cache_bytes"_a,
+           "share"_a)
+      .def("add_weight", &add_weight, "name"_a, "tensor"_a, "type"_a)
+      .def("missing", [](Shared& self) { return self.engine.missing(); })
+      .def("open",
+           [](Shared& self, std::vector<int> tokens, int prompt, int first, const Sampling& sampling) {
+             return self.call([&](Engine& e) { return e.open(std::move(tokens), prompt, first, sampling); });
+           })
+      .def("fork", [](Shared& self, int id, const Sampling& s) { return self.call([&](Engine& e) { return e.fork(id, s); }); })
+      .def("close", [](Shared& self, int id) { self.call([&](Engine& e) { e.close(id); }); })
+      .def("rewind", [](Shared& self, int id) { self.call([&](Engine& e) { e.rewind(id); }); })
+      .def("slide", [](Shared& self, int id, int first) { self.call([&](Engine& e) { e.slide(id, first); }); })
+      .def("append", [](Shared& self, int id, int token) { self.call([&](Engine& e) { e.append(id, token); }); })
+      .def("left", [](Shared& self, int id) { return self.call([&](Engine& e) { return e.left(id); }); })
+      .def("forget", [](Shared& self) { self.call([&](Engine& e) { e.forget(); }); })
+      .def("step",
+           [](Shared& self, const std::vector<Item>& items) {
+             const auto chosen = self.call([&](Engine& e) { return e.step(as_work(items)); });
+             std::vector<std::vector<std::pair<int, float>>> result;
+             for (const auto& choices : chosen) {
+               result.emplace_back();
+               for (const Choice& choice : choices) result.back().emplace_back(choice.token, choice.logprob);
+             }
+             return result;
+           })
+      .def("logits",
+           [](Shared& self, const std::vector<Item>& items) {
+             const size_t V = size_t(self.engine.shape().vocab_size);
+             auto out = std::make_unique<float[]>(items.size() * V);
+             self.call([&](Engine& e) { e.logits(as_work(items), out.get()); });
+             return array_of(out.release(), {items.size(), V});
+           })
+      .def("hidden",
+           [](Shared& self, const std::vector<Item>& items) {
+             const size_t C = size_t(self.engine.shape().n_embd), rows = total_of(items);
+             auto out = std::make_unique<float[]>(rows * C);
+             self.call([&](Engine& e) { e.hidden(as_work(items), out.get()); });
+             return array_of(out.release(), {rows, C});
+           })
+      .def("score",
+           [](Shared& self, int id, int count) {
+             auto logprobs = std::make_unique<double[]>(size_t(count));
+             auto likeliest = std::make_unique<bool[]>(size_t(count));
+             self.call([&](Engine& e) { e.score({id, count, {}}, logprobs.get(), likeliest.get()); });
+             return std::make_pair(array_of(logprobs.release(), {size_t(count)}),
+                                   array_of(likeliest.release(), {size_t(count)}));
+           })
+      .def("usage",
+           [](Shared& self) {
+             const Usage usage = self.call([](Engine& e) { return e.usage(); });
+             nb::dict found;
+             found["sequences"] = usage.sequences;
+             found["pages"] = usage.pages;
+             found["cached_pages"] = usage.cached_pages;
+             found["page_bytes"] = usage.page_bytes;
+             found["limit_pages"] = usage.limit_pages;
+             found["cache_bytes"] = usage.cache_bytes;
+             found["weight_bytes"] = usage.weight_bytes;
+             return found;
+           })
+      .def_prop_ro("max_tokens", [](Shared& self) { return self.engine.max_tokens(); })
+      .def_prop_ro("isa", [](Shared& self) { return std::string(self.engine.isa()); });
+}

@@ -1,0 +1,198 @@
+#include "network.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace gptwo {
+namespace {
+
+constexpr int OWN_ROWS = 8;  // up to so many rows every thread prepares for itself: cheaper than a barrier
+constexpr int CHUNK = 8;     // panels that a thread takes at a time
+
+size_t input_stride(int K) { return size_t(round_up(K, 64)) * 4; }  // of the widest form
+
+// A row's place for every precision, with its scales and sums, in memory for `rows` rows.
+Inputs carve(char* memory, int rows, int K) {
+  const size_t groups = size_t(rows) * ((K + GROUP_INT4 - 1) / GROUP_INT4);
+  Inputs x{};
+  x.data = memory;
+  x.stride = input_stride(K);
+  x.scales = reinterpret_cast<float*>(memory + rows * x.stride);
+  x.sums = reinterpret_cast<int32_t*>(x.scales + groups);
+  return x;
+}
+
+size_t carved_bytes(int rows, int K) {
+  return rows * input_stride(K) + size_t(rows) * ((K + GROUP_INT4 - 1) / GROUP_INT4) * 8;
+}
+
+}  // namespace
+
+Network::Network(Team& team, const Kernels& kernels, const Shape& shape, Precision precision, Precision head,
+                 int max_tokens)
+    : shape(shape), max_tokens(max_tokens), team_(team), kernels_(kernels), precision_(precision),
+      head_precision_(head), width_(round_up(shape.n_embd, ROW_ALIGNMENT)),
+      inner_width_(round_up(shape.n_inner, ROW_ALIGNMENT)), layers_(shape.n_layer) {
+  const int widest = std::max(width_, inner_width_);
+  residual_ = Buffer(size_t(max_tokens) * width_ * 4);
+  mixed_ = Buffer(size_t(max_tokens) * width_ * 4);
+  inner_ = Buffer(size_t(max_tokens) * inner_width_ * 4);
+  shared_memory_ = Buffer(carved_bytes(max_tokens, widest));
+  shared_ = carve(shared_memory_.as<char>(), max_tokens, widest);
+  const size_t heads = size_t(max_tokens) * shape.head_rows();
+  const size_t attention = attention_scratch(shape.n_positions, shape.head_dim());
+  for (int i = 0; i < team.threads(); ++i) {
+    Scratch scratch;
+    scratch.memory = Buffer((heads + attention + widest) * 4 + 256 + carved_bytes(OWN_ROWS, widest));
+    scratch.heads = scratch.memory.as<float>();
+    scratch.attention = scratch.heads + heads;
+    scratch.row = scratch.attention + attention;
+    const size_t at = ((heads + attention + widest) * 4 + 63) / 64 * 64;
+    scratch.own = carve(scratch.memory.as<char>() + at, OWN_ROWS, widest);
+    scratch_.push_back(std::move(scratch));
+  }
+  lacking_ = {"wte.weight", "wpe.weight", "ln_f.weight", "ln_f.bias"};
+  for (int i = 0; i < shape.n_layer; ++i)
+    for (const char* part : {"ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"})
+      for (const char* kind : {"bias", "weight"})
+        lacking_.push_back("h." + std::to_string(i) + "." + part + "." + kind);
+}
+
+std::string Network::missing() const {
+  std::string all;
+  for (const std::string& name : lacking_) all += (all.empty() ? "" : ", ") + name;
+  return all;
+}
+
+void Network::forward(const std::vector<Span>& spans, const std::vector<int>& rows, float* hidden) {
+  int M = 0;
+  for (const Span& span : spans) M += span.count;
+  team_.run([&](Worker& worker) {
+    const int C = shape.n_embd, threads = worker.threads();
+    int m = 0;
+    for (const Span& span : spans)
+      for (int i = 0; i < span.count; ++i, ++m) {
+        if (m % threads != worker.index()) continue;
+        float* x = residual_.as<float>() + size_t(m) * width_;
+        table_.row(span.tokens[i], x);
+        const float* place = positions_.data() + size_t(span.position + i) * C;
+        for (int c = 0; c < C; ++c) x[c] += place[c];
+      }
+    worker.barrier();
+    for (int index = 0; index < shape.n_layer; ++index) layer(worker, index, spans, M);
+    for (size_t r = worker.index(); r < rows.size(); r += threads) {
+      const float* x = residual_.as<float>() + size_t(rows[r]) * width_;
+      kernels_.normalise(x, last_norm_.gain.data(), last_norm_.bias.data(), C, shape.layer_norm_epsilon, hidden + r * C);
+    }
+  });
+}
+
+void Network::layer(Worker& worker, int index, const std::vector<Span>& spans, int M) {
+  const Layer& layer = layers_[index];
+  float* residual = residual_.as<float>();
+  float* mixed = mixed_.as<float>();
+  float* inner = inner_.as<float>();
+
+  Inputs x = prepared(worker, layer.attention.matrix, residual, width_, M, &layer.before_attention);
+  attend(worker, index, spans, x, M);
+  worker.barrier();
+  x = prepared(worker, layer.projection.matrix, mixed, width_, M, nullptr);
+  product(worker, layer.projection.matrix, x, M, residual, width_, Finish::add);
+  worker.barrier();
+  x = prepared(worker, layer.up.matrix, residual, width_, M, &layer.before_mlp);
+  product(worker, layer.up.matrix, x, M, inner, inner_width_, Finish::gelu);
+  worker.barrier();
+  x = prepared(worker, layer.down.matrix, inner, inner_width_, M, nullptr);
+  product(worker, layer.down.matrix, x, M, residual, width_, Finish::add);
+  worker.barrier();
+}
+
+Inputs Network::inputs_for(const Inputs& place, const Matrix& w) const {
+  Inputs x = place;
+  x.groups = input_groups(w.precision, w.K);
+  return x;
+}
+
+// Rows, through a layer norm where there is one, in the form that products with `w` take. Few rows every thread
+// prepares for itself; many are shared out, which ends in a barrier.
+Inputs Network::prepared(Worker& worker, const Matrix& w, const float* rows, size_t stride, int M, const Norm* norm) {
+  if (!norm && w.precision == Precision::fp32) {
+    Inputs x{};
+    x.data = reinterpret_cast<char*>(const_cast<float*>(rows));
+    x.stride = stride * 4;
+    return x;
+  }
+  Scratch& scratch = scratch_[worker.index()];
+  const bool own = M <= OWN_ROWS;
+  const Inputs x = inputs_for(own ? scratch.own : shared_, w);
+  const auto prepare = [&](int m) {
+    const float* row = rows + size_t(m) * stride;
+    if (norm) {
+      kernels_.normalise(row, norm->gain.data(), norm->bias.data(), w.K, shape.layer_norm_epsilon, scratch.row);
+      std::fill(scratch.row + w.K, scratch.row + round_up(w.K, ROW_ALIGNMENT), 0.0f);
+      row = scratch.row;
+    }
+    kernels_.prepare(w.precision, row, w.K, x, m);
+  };
+  if (own) {
+    for (int m = 0; m < M; ++m) prepare(m);
+  } else {
+    for (auto piece = worker.take(M, 4); piece.begin < piece.end; piece = worker.take(M, 4))
+      for (int m = piece.begin; m < piece.end; ++m) prepare(m);
+    worker.barrier();
+  }
+  return x;
+}
+
+// Each head whole on one thread: its queries, keys and values, then its attention, without a barrier between.
+void Network::attend(Worker& worker, int index, const std::vector<Span>& spans, const Inputs& x, int M) {
+  const int H = shape.n_head, D = shape.head_dim(), rows = shape.head_rows(), panels = rows / LANES;
+  const Matrix& w = layers_[index].attention.matrix;
+  Scratch& scratch = scratch_[worker.index()];
+  float scale = 1.0f / std::sqrt(float(D));
+  if (shape.scale_attn_by_inverse_layer_idx) scale /= float(index + 1);
+  for (auto piece = worker.take(H, 1); piece.begin < piece.end; piece = worker.take(H, 1)) {
+    const int head = piece.begin;
+    const size_t offset = (size_t(index) * H + head) * block_bytes(D, half());
+    kernels_.product(w, x, M, head * panels, (head + 1) * panels, scratch.heads, rows, Finish::store);
+    const float* line = scratch.heads;  // (M, rows): query, key, value
+    float* out = mixed_.as<float>() + head * D;
+    for (const Span& span : spans) {
+      for (int i = 0; i < span.count; ++i) {
+        const int token = span.position + i;
+        const float* key = line + size_t(i) * rows + D;
+        kernels_.remember(span.pages[token / PAGE] + offset, token % PAGE, key, key + D, D, half());
+      }
+      kernels_.attend({line, size_t(rows), out, size_t(width_), span.count, span.position, span.pages, offset, D, scale,
+                       scratch.attention, half()});
+      line += size_t(span.count) * rows;
+      out += size_t(span.count) * width_;
+    }
+  }
+}
+
+void Network::product(Worker& worker, const Matrix& w, const Inputs& x, int M, float* out, size_t stride,
+                      Finish how) {
+  const int even = (w.panels + worker.threads() - 1) / worker.threads();
+  const int size = std::min(CHUNK, std::max(4, round_up(even, 4)));
+  for (auto piece = worker.take(w.panels, size); piece.begin < piece.end; piece = worker.take(w.panels, size))
+    kernels_.product(w, x, M, piece.begin, piece.end, out + size_t(piece.begin) * LANES, stride, how);
+}
+
+void Network::logits(const float* hidden, int R, float* out) {
+  const Packed& head = head_.matrix.panels ? head_ : table_;
+  team_.run([&](Worker& worker) {
+    const Inputs x = inputs_for(shared_, head.matrix);
+    Scratch& scratch = scratch_[worker.index()];
+    for (int r = worker.index(); r < R; r += worker.threads()) {
+      std::copy_n(hidden + size_t(r) * shape.n_embd, shape.n_embd, scratch.row);
+      std::fill(scratch.row + shape.n_embd, scratch.row + width_, 0.0f);
+      kernels_.prepare(head.matrix.precision, scratch.row, shape.n_embd, x, r);
+    }
+    worker.barrier();
+    product(worker, head.matrix, x, R, out, size_t(logits_stride()), Finish::store);
+  });
+}
+
+}  // namespace gptwo

@@ -1,0 +1,204 @@
+#include "pack.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace gptwo {
+namespace {
+
+float from_bits(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+
+float widen_bf16(uint16_t x) { return from_bits(uint32_t(x) << 16); }
+
+uint16_t to_bf16(float x) {
+  uint32_t u;
+  std::memcpy(&u, &x, 4);
+  if ((u & 0x7fffffff) > 0x7f800000) return uint16_t(u >> 16 | 0x40);  // NaN stays NaN
+  return uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+
+float widen_fp16(uint16_t x) {
+  const uint32_t sign = uint32_t(x & 0x8000) << 16, exponent = x >> 10 & 31, fraction = x & 1023;
+  if (exponent == 31) return from_bits(sign | 0x7f800000 | fraction << 13);
+  if (exponent) return from_bits(sign | (exponent + 112) << 23 | fraction << 13);
+  return from_bits(sign) + (sign ? -1.0f : 1.0f) * float(fraction) * 0x1p-24f;
+}
+
+// The level nearest to each multiple of 1 from -128 to 127.
+struct Nearest {
+  uint8_t of[256];
+  Nearest() {
+    for (int x = -128; x < 128; ++x) {
+      int best = 0;
+      for (int i = 1; i < 16; ++i)
+        if (std::abs(x - LEVELS[i]) < std::abs(x - LEVELS[best])) best = i;
+      of[x + 128] = uint8_t(best);
+    }
+  }
+};
+const Nearest NEAREST;
+
+uint8_t level_of(float x) {
+  const float inside = std::min(127.0f, std::max(-128.0f, x));
+  return NEAREST.of[int(std::lrintf(inside)) + 128];
+}
+
+// Choose scale and levels of one group: of several scales the one whose levels come nearest to the weights, by the
+// square of the error, each with the best factor for its levels (least squares).
+float quantise_group(const float* weights, uint8_t* levels) {
+  float most = 0;
+  for (int k = 0; k < GROUP_INT4; ++k)
+    if (std::fabs(weights[k]) > std::fabs(most)) most = weights[k];
+  std::memset(levels, 8, GROUP_INT4);
+  if (most == 0 || !std::isfinite(most)) return 0;
+  float best = -1, scale = 0;
+  for (int end = 0; end < 2; ++end)  // the largest weight at the lowest or the highest level, or beyond it
+    for (int step = -4; step <= 6; ++step) {
+      const float inverse = (end ? 113.0f : -127.0f) * (1.0f + 0.035f * step) / most;
+      float along = 0, norm = 0;
+      for (int k = 0; k < GROUP_INT4; ++k) {
+        const float level = LEVELS[level_of(weights[k] * inverse)];
+        along += level * weights[k];
+        norm += level * level;
+      }
+      if (norm > 0 && along * along > best * norm) {
+        best = along * along / norm;
+        scale = along / norm;
+      }
+    }
+  const float stored = widen_bf16(to_bf16(scale));
+  if (stored == 0) return 0;
+  for (int k = 0; k < GROUP_INT4; ++k) levels[k] = level_of(weights[k] / stored);
+  return stored;
+}
+
+// One panel: rows (16, padded K) of float32 to the layout of kernels.hpp.
+void pack_panel(const Packed& packed, int p, const float* rows, int padded) {
+  const Matrix& w = packed.matrix;
+  char* out = packed.data.as<char>() + size_t(p) * w.panel_bytes;
+  for (int lane = 0; lane < LANES; ++lane) {
+    const float* row = rows + size_t(lane) * padded;
+    switch (w.precision) {
+      case Precision::fp32:
+        for (int k = 0; k < padded; ++k) reinterpret_cast<float*>(out)[k * 16 + lane] = row[k];
+        break;
+      case Precision::bf16:
+        for (int k = 0; k < padded; ++k)
+          reinterpret_cast<uint16_t*>(out)[k / 2 * 32 + lane * 2 + k % 2] = to_bf16(row[k]);
+        break;
+      case Precision::int8: {
+        float most = 0;
+        for (int k = 0; k < padded; ++k) most = std::max(most, std::fabs(row[k]));
+        packed.scales.as<float>()[p * 16 + lane] = most / 127.0f;
+        const float factor = most > 0 ? 127.0f / most : 0;
+        for (int k = 0; k < padded; ++k)
+          out[k / 4 * 64 + lane * 4 + k % 4] = char(uint8_t(std::lrintf(row[k] * factor) + 128));
+        break;
+      }
+      case Precision::int4: {
+        const int groups = padded / GROUP_INT4;
+        for (int group = 0; group < groups; ++group) {
+          uint8_t levels[GROUP_INT4];
+          const float scale = quantise_group(row + group * GROUP_INT4, levels);
+          packed.scales.as<uint16_t>()[(size_t(p) * groups + group) * 16 + lane] = to_bf16(scale);
+          for (int j = 0; j < GROUP_INT4 / 8; ++j)
+            for (int i = 0; i < 4; ++i)
+              out[(size_t(group) * 4 + j) * 64 + lane * 4 + i] = char(levels[8 * j + i] | levels[8 * j + 4 + i] << 4);
+        }
+        break;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+float Source::at(int64_t n, int64_t k) const {
+  const int64_t place = n * row_step + k * column_step;
+  if (type == Stored::fp32) {
+    float x;  // a file's tensors need not be aligned
+    std::memcpy(&x, static_cast<const char*>(data) + 4 * place, 4);
+    return x;
+  }
+  uint16_t x;
+  std::memcpy(&x, static_cast<const char*>(data) + 2 * place, 2);
+  return type == Stored::bf16 ? widen_bf16(x) : widen_fp16(x);
+}
+
+void Packed::row(int n, float* out) const {
+  const Matrix& w = matrix;
+  const char* panel = w.data + size_t(n / 16) * w.panel_bytes;
+  const int lane = n % 16;
+  switch (w.precision) {
+    case Precision::fp32:
+      for (int k = 0; k < w.K; ++k) out[k] = reinterpret_cast<const float*>(panel)[k * 16 + lane];
+      break;
+    case Precision::bf16:
+      for (int k = 0; k < w.K; ++k)
+        out[k] = widen_bf16(reinterpret_cast<const uint16_t*>(panel)[k / 2 * 32 + lane * 2 + k % 2]);
+      break;
+    case Precision::int8:
+      for (int k = 0; k < w.K; ++k)
+        out[k] = float(int(uint8_t(panel[k / 4 * 64 + lane * 4 + k % 4])) - 128) * w.scales[n];
+      break;
+    case Precision::int4: {
+      const int groups = padded_inputs(w.precision, w.K) / GROUP_INT4;
+      for (int k = 0; k < w.K; ++k) {
+        const uint8_t both = uint8_t(panel[k / 8 * 64 + lane * 4 + k % 4]);
+        const float scale = widen_bf16(w.group_scales[(size_t(n / 16) * groups + k / GROUP_INT4) * 16 + lane]);
+        out[k] = LEVELS[k % 8 < 4 ? both & 15 : both >> 4] * scale;
+      }
+      break;
+    }
+  }
+}
+
+Packed pack(Team& team, Precision precision, const Source& weights, const Source* bias, int N, int K,
+            const std::function<int(int)>& row) {
+  Packed packed;
+  Matrix& w = packed.matrix;
+  const int padded = padded_inputs(precision, K);
+  w.precision = precision;
+  w.N = N;
+  w.K = K;
+  w.panels = (N + LANES - 1) / LANES;
+  w.panel_bytes = precision == Precision::int4 ? size_t(padded) * 8 : size_t(padded) * 16 * input_bytes(precision);
+  packed.data = Buffer(w.panels * w.panel_bytes);
+  if (precision == Precision::int8) packed.scales = Buffer(size_t(w.panels) * LANES * 4);
+  if (precision == Precision::int4) packed.scales = Buffer(size_t(w.panels) * (padded / GROUP_INT4) * LANES * 2);
+  packed.bias = Buffer(size_t(w.panels) * LANES * 4);
+  w.data = packed.data.as<char>();
+  w.scales = packed.scales.as<float>();
+  w.group_scales = packed.scales.as<uint16_t>();
+  w.bias = packed.bias.as<float>();
+  if (bias)
+    for (int n = 0; n < N; ++n)
+      if (row(n) >= 0) packed.bias.as<float>()[n] = bias->at(row(n), 0);
+
+  team.run([&](Worker& worker) {
+    std::vector<float> rows(size_t(LANES) * padded);
+    for (auto piece = worker.take(w.panels, 4); piece.begin < piece.end; piece = worker.take(w.panels, 4))
+      for (int p = piece.begin; p < piece.end; ++p) {
+        for (int lane = 0; lane < LANES; ++lane) {
+          const int n = p * LANES + lane, from = n < N ? row(n) : -1;
+          float* line = rows.data() + size_t(lane) * padded;
+          for (int k = 0; k < K; ++k) line[k] = from < 0 ? 0.0f : weights.at(from, k);
+        }
+        pack_panel(packed, p, rows.data(), padded);
+      }
+  });
+  return packed;
+}
+
+std::vector<float> read_vector(const Source& source, int count) {
+  std::vector<float> values(round_up(count, ROW_ALIGNMENT));
+  for (int i = 0; i < count; ++i) values[i] = source.at(i, 0);
+  return values;
+}
+
+}  // namespace gptwo

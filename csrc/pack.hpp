@@ -1,0 +1,41 @@
+// Weights as they lie in a model's files, to packed matrices.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "kernels.hpp"
+#include "memory.hpp"
+#include "threads.hpp"
+
+namespace gptwo {
+
+enum class Stored : int { fp32 = 0, bf16 = 1, fp16 = 2 };
+
+// A matrix or vector in a file: element (n, k) stands at n * row_step + k * column_step.
+struct Source {
+  const void* data = nullptr;
+  Stored type = Stored::fp32;
+  int64_t row_step = 0, column_step = 1;
+
+  float at(int64_t n, int64_t k) const;
+};
+
+// A Matrix with the memory it lies in.
+struct Packed {
+  Matrix matrix{};
+  Buffer data, scales, bias;
+
+  // Row n in float32 (K numbers): the embedding of a token.
+  void row(int n, float* out) const;
+  size_t bytes() const { return data.bytes() + scales.bytes() + bias.bytes(); }
+};
+
+// Pack N outputs of K inputs; row(n) is the source's row of output n, or -1 for an output of zeros.
+Packed pack(Team& team, Precision precision, const Source& weights, const Source* bias, int N, int K,
+            const std::function<int(int)>& row);
+
+std::vector<float> read_vector(const Source& source, int count);
+
+}  // namespace gptwo

@@ -1,0 +1,69 @@
+// A team of threads that run one function together, with barriers and shared counters between its stages.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace gptwo {
+
+class Team;
+
+// One thread's part in a run of the team.
+class Worker {
+ public:
+  Worker(Team& team, int index) : team_(team), index_(index) {}
+  int index() const { return index_; }
+  int threads() const;
+
+  // The next piece of `total` units, at most `size` of them: {begin, end}, empty when the stage has no more.
+  struct Piece {
+    int begin, end;
+  };
+  Piece take(int total, int size);
+
+  // Every thread waits here for the others, after which a new stage begins.
+  void barrier();
+
+ private:
+  Team& team_;
+  int index_, stage_ = 0;
+};
+
+class Team {
+ public:
+  explicit Team(int threads);  // the calling thread is one of them
+  ~Team();
+  Team(const Team&) = delete;
+
+  // Run `work` on every thread; returns when all are done. Calls from several threads take turns. `work` must not
+  // throw.
+  void run(const std::function<void(Worker&)>& work);
+  int threads() const { return threads_; }
+
+ private:
+  friend class Worker;
+  void follow(int index);
+  static void wait_while(std::atomic<int>& value, int old, std::atomic<int>& sleepers);
+  static void wake(std::atomic<int>& value, std::atomic<int>& sleepers);
+
+  const int threads_;
+  std::mutex turn_;
+  std::vector<std::thread> others_;
+  const std::function<void(Worker&)>* work_ = nullptr;
+  // Each on a cache line of its own: threads spin on some while others write the rest.
+  alignas(64) std::atomic<int> run_{0};
+  alignas(64) std::atomic<int> run_sleepers_{0};
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<int> phase_{0};
+  alignas(64) std::atomic<int> phase_sleepers_{0};
+  struct alignas(64) Counter {
+    std::atomic<int> next{0};
+  } counters_[2];
+  bool over_ = false;
+};
+
+}  // namespace gptwo

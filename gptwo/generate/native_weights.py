@@ -1,0 +1,178 @@
+"""A model folder for the native engine: its description and its tensors, read without PyTorch.
+
+The tensors of a safetensors file are read one by one and given on as they are stored (float32, bfloat16, float16);
+the engine widens, transposes and packs them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Callable, Iterator
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gptwo.errors import DataError, MissingError, UsageError
+
+if TYPE_CHECKING:
+    from gptwo.model.config import GPT2Config
+    from gptwo.model.pretrained import Pretrained
+
+FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
+TYPES = {"F32": (0, np.float32), "BF16": (1, np.uint16), "F16": (2, np.float16), "F64": (0, np.float64)}
+MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)$")  # causal masks that older versions stored
+HEADS = ("lm_head", "score", "classifier", "multiple_choice_head", "qa_outputs")
+
+Read = Callable[[], tuple[np.ndarray, int]]
+"""A tensor's numbers and which of the engine's stored types they are."""
+
+
+def shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
+    """The tensors that a language model has, as files store them, in the order the engine wants them."""
+    C, inner = config.n_embd, config.inner
+    named: dict[str, tuple[int, ...]] = {"wte.weight": (config.vocab_size, C)}
+    if not config.tie_word_embeddings:
+        named["lm_head.weight"] = (config.vocab_size, C)
+    named["wpe.weight"] = (config.n_positions, C)
+    for layer in range(config.n_layer):
+        for part, size in (("ln_1", (C,)), ("ln_2", (C,))):
+            named |= {f"h.{layer}.{part}.{kind}": size for kind in ("weight", "bias")}
+        for part, rows, columns in (
+            ("attn.c_attn", C, 3 * C), ("attn.c_proj", C, C), ("mlp.c_fc", C, inner), ("mlp.c_proj", inner, C)
+        ):  # fmt: skip
+            named[f"h.{layer}.{part}.bias"] = (columns,)
+            named[f"h.{layer}.{part}.weight"] = (rows, columns)
+    return named | {"ln_f.weight": (C,), "ln_f.bias": (C,)}
+
+
+def give(native: Any, config: GPT2Config, stored: dict[str, tuple[tuple[int, ...], Read]], where: Any) -> None:
+    """Pack every tensor into the engine.
+
+    Args:
+        native: the C++ engine.
+        stored: shape and reader of each tensor, by the names of `shapes`.
+        where: named in errors.
+
+    Raises:
+        DataError: a tensor is missing or of another shape.
+    """
+    wanted = shapes(config)
+    missing = [name for name in wanted if name not in stored]
+    unlike = [
+        f"{name} is {stored[name][0]}, the config asks for {shape}"
+        for name, shape in wanted.items()
+        if name in stored and stored[name][0] != shape
+    ]
+    if missing or unlike:
+        raise DataError(
+            "The weights do not fit the config.",
+            where=where,
+            why="; ".join([f"missing: {name}" for name in missing[:5]] + unlike[:5]),
+            fix="check that config.json and the weights belong together",
+        )
+    bias: np.ndarray | None = None  # the engine reads it when its matrix comes
+    for name in wanted:
+        tensor, kind = stored[name][1]()
+        native.add_weight(name, tensor, kind)
+        if name.endswith("bias"):
+            bias = tensor
+    del bias
+
+
+def open_folder(folder: Path) -> dict[str, tuple[tuple[int, ...], Read]]:
+    """The tensors of a model folder, none of them read yet.
+
+    Raises:
+        MissingError: no safetensors there, or a file that the index names is missing.
+        DataError: a damaged file.
+    """
+    if (folder / FILE).is_file():
+        files = [folder / FILE]
+    elif (folder / INDEX).is_file():
+        try:
+            places = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+            files = [folder / Path(place).name for place in sorted(set(places))]
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise DataError("The index has no weight_map from names to files.", where=folder / INDEX) from error
+    else:
+        raise MissingError(
+            "The native engine reads safetensors, and there are none.", where=folder, fix="--backend torch"
+        )
+    stored = {}
+    for file in files:
+        if not file.is_file():
+            raise MissingError("A file of the weights is missing.", where=file)
+        stored |= dict(open_file(file))
+    return stored
+
+
+def open_file(file: Path) -> Iterator[tuple[str, tuple[tuple[int, ...], Read]]]:
+    """The tensors of one safetensors file (https://huggingface.co/docs/safetensors, "Format")."""
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as content:
+            (length,) = struct.unpack("<Q", content.read(8))
+            if not 2 <= length <= min(size - 8, 2**30):
+                raise ValueError("its header's length is impossible")
+            header = json.loads(content.read(length))
+        for name, entry in header.items():
+            if name == "__metadata__":
+                continue
+            own = name.removeprefix("transformer.")
+            if MASKS.search(own) or (own.split(".")[0] in HEADS and own != "lm_head.weight"):
+                continue
+            shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
+            if entry["dtype"] not in TYPES:
+                raise ValueError(f"{name} holds {entry['dtype']}, not floats")
+            kind, dtype = TYPES[entry["dtype"]]
+            if end - begin != prod(shape) * np.dtype(dtype).itemsize or not 0 <= begin <= end <= size - 8 - length:
+                raise ValueError(f"{name} does not lie in the file")
+            yield own, (shape, _reader(file, 8 + length + begin, shape, kind, dtype))
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error, OSError) as error:
+        raise DataError(
+            "The file is not a whole safetensors file.", where=file, why=str(error), fix="download or copy it again"
+        ) from error
+
+
+def _reader(file: Path, start: int, shape: tuple[int, ...], kind: int, dtype: Any) -> Read:
+    def read() -> tuple[np.ndarray, int]:
+        tensor = np.empty(shape, dtype)
+        with file.open("rb", buffering=0) as content:
+            content.seek(start)
+            view, filled = memoryview(tensor).cast("B"), 0
+            while filled < len(view):
+                got = content.readinto(view[filled:])
+                if not got:
+                    raise DataError("The file ended while it was read.", where=file, fix="download or copy it again")
+                filled += got
+        return (tensor.astype(np.float32), 0) if dtype is np.float64 else (tensor, kind)
+
+    return read
+
+
+def open_pretrained(pretrained: Pretrained) -> dict[str, tuple[tuple[int, ...], Read]]:
+    """The tensors of a model that is in memory already; matrices of blocks turned as files store them.
+
+    Raises:
+        UsageError: it carries an adapter.
+    """
+    if pretrained.adapter is not None:
+        raise UsageError(
+            "The native engine takes plain models, and this one carries an adapter.",
+            where=pretrained.folder,
+            fix="gptwo merge makes a plain model of it",
+        )
+    transposed = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")
+    stored = {}
+    for name, parameter in pretrained.model.named_parameters():
+        tensor = parameter.detach().t() if transposed.search(name) else parameter.detach()
+
+        def read(tensor: Any = tensor) -> tuple[np.ndarray, int]:
+            return tensor.cpu().float().contiguous().numpy(), 0
+
+        stored[name.removeprefix("transformer.")] = (tuple(tensor.shape), read)
+    return stored
