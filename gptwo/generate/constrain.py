@@ -32,6 +32,10 @@ class Constraint:
     def __init__(self, matcher: Any, end_id: int):
         self._matcher, self._end_id = matcher, end_id
 
+    def copy(self) -> Constraint:
+        """The same form for another text, from where this one stands."""
+        return Constraint(self._matcher.deep_copy(), self._end_id)
+
     def allowed(self, vocab_size: int) -> np.ndarray:
         """Which ids may come next, (V,) boolean; at the end of the form the end token alone."""
         mask = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")

@@ -69,7 +69,9 @@ def make_app(context: Context) -> FastAPI:
     _operations(app)
     _own_openapi(app)
     settings = context.settings
-    if settings.origins:
+    keys = Keys(settings.keys, settings.needs_key)
+    app.add_middleware(Gate, settings=settings, keys=keys, metrics=context.metrics)
+    if settings.origins:  # around the gate: a browser asks first, without a key
         from starlette.middleware.cors import CORSMiddleware
 
         app.add_middleware(
@@ -79,8 +81,6 @@ def make_app(context: Context) -> FastAPI:
             allow_headers=["authorization", "content-type", "x-request-id", "x-request-timeout"],
             expose_headers=["x-request-id", "retry-after"],
         )
-    keys = Keys(settings.keys, settings.needs_key)
-    app.add_middleware(Gate, settings=settings, keys=keys, metrics=context.metrics)
     return app
 
 

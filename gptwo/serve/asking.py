@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -61,7 +62,7 @@ async def finished(scheduler: Scheduler, job: Job, request: Request) -> None:
         ClientGone: the client has gone.
     """
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[Exception | None] = loop.create_future()
+    done: asyncio.Future[Any] = loop.create_future()
 
     def settle(error: Exception | None) -> None:
         if not done.done():
@@ -69,9 +70,9 @@ async def finished(scheduler: Scheduler, job: Job, request: Request) -> None:
 
     job.on_end = lambda error: loop.call_soon_threadsafe(settle, error)  # type: ignore[assignment]
     scheduler.submit(job)
-    gone = asyncio.create_task(disconnected(request.receive))
+    gone: asyncio.Future[Any] = asyncio.create_task(disconnected(request.receive))
     try:
-        await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([done, gone], return_when=asyncio.FIRST_COMPLETED)
         if not done.done():
             raise ClientGone
         error = done.result()

@@ -20,6 +20,7 @@ from gptwo.serve.settings import Settings
 
 access = logging.getLogger("gptwo.serve.access")
 log = logging.getLogger("gptwo.serve")
+PROBES = ("/health", "/ready", "/metrics")  # are asked every few seconds
 REQUEST_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 
 
@@ -89,7 +90,8 @@ class Gate:
                 "key": scope["state"]["key"],
                 **notes,
             }
-            access.info(json.dumps(line, ensure_ascii=False, default=str))
+            if route not in PROBES or status != 200:
+                access.info(json.dumps(line, ensure_ascii=False, default=str))
 
     def _check_length(self, length: str | None) -> None:
         if length is not None and length.isdecimal() and int(length[:18]) > self.settings.max_body:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -44,7 +45,7 @@ class Metrics(Watch):
     def observe(self, scheduler: Scheduler) -> None:
         """Gauges that ask the scheduler when they are read."""
 
-        def gauge(name: str, help: str, value) -> None:
+        def gauge(name: str, help: str, value: Callable[[], float]) -> None:
             Gauge(f"gptwo_{name}", help, registry=self.registry).set_function(value)
 
         gauge("queue", "Prompts that wait.", lambda: scheduler.waiting)

@@ -132,8 +132,8 @@ async def _answer(body: Any, request: Request, prepare: Callable[..., Prepared],
 async def _stream(shape: Shape, pieces: Pieces, notes: dict[str, Any]) -> AsyncIterator[bytes]:
     """The chunks of a stream as server-sent events; an error is one of them."""
     try:
-        for chunk in shape.opening():
-            yield _event(chunk)
+        for first in shape.opening():
+            yield _event(first)
         async for piece in pieces:
             chunk = shape.chunk(piece)
             if chunk is not None:
@@ -199,7 +199,7 @@ class Shape:
 
     def whole(self) -> dict[str, Any]:
         """The answer in one piece."""
-        choices = []
+        choices: list[dict[str, Any]] = []
         for prompt in self.prepared.prompts:
             for row in best(prompt, self.prepared.n):
                 choices.append(self.choice(len(choices), row))

@@ -16,7 +16,15 @@ from gptwo.generate.text import Transcript
 from gptwo.serve.chat import chat_ids
 from gptwo.serve.errors import ApiError
 from gptwo.serve.models import Served
-from gptwo.serve.schemas import ChatRequest, CompletionRequest, JsonSchemaFormat, RegexFormat, Sampling, TextFormat
+from gptwo.serve.schemas import (
+    ChatRequest,
+    ChoiceFormat,
+    CompletionRequest,
+    JsonSchemaFormat,
+    RegexFormat,
+    Sampling,
+    TextFormat,
+)
 from gptwo.serve.settings import Settings
 from gptwo.serve.work import Prompt, Row
 
@@ -169,12 +177,12 @@ def _made(
     """Prompts with their texts; one that is given again counts as asking for further texts of it."""
     asked: Counter[tuple[int, ...]] = Counter()
     prompts = []
+    form = _constraint(served, request)
     for ids, limit in zip(contexts, limits, strict=True):
         first = asked[tuple(ids)]
         asked[tuple(ids)] += count
-        made = _constraint(served, request) if limit else None
         prompts.append(
-            texts_of(served, ids, limit, options, first=first, count=count, top=top, constraint=made, judge=judge)
+            texts_of(served, ids, limit, options, first=first, count=count, top=top, constraint=form, judge=judge)
         )
     return prompts
 
@@ -185,20 +193,22 @@ def _constraint(served: Served, request: Sampling) -> Any:
     if form is None or isinstance(form, TextFormat):
         return None
 
-    def make() -> Constraint:
-        try:
-            constrainer = served.constrainer
-            if isinstance(form, JsonSchemaFormat):
-                return constrainer.json(form.json_schema.schema_)
-            if isinstance(form, RegexFormat):
-                return constrainer.regex(form.regex)
-            if form.type == "choice":
-                return constrainer.choice(form.choice)
-            return constrainer.json()
-        except UsageError as error:
-            raise UsageError(error.what, where="response_format", why=error.why, fix=error.fix) from error
+    try:
+        return _form(served, form).copy
+    except UsageError as error:
+        raise UsageError(error.what, where="response_format", why=error.why, fix=error.fix) from error
 
-    return make
+
+def _form(served: Served, form: Any) -> Constraint:
+    """The constraint of a form."""
+    constrainer = served.constrainer
+    if isinstance(form, JsonSchemaFormat):
+        return constrainer.json(form.json_schema.schema_)
+    if isinstance(form, RegexFormat):
+        return constrainer.regex(form.regex)
+    if isinstance(form, ChoiceFormat):
+        return constrainer.choice(form.choice)
+    return constrainer.json()
 
 
 def _limit(served: Served, prompt_tokens: int, asked: int | None, default: int) -> int:

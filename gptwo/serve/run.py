@@ -53,7 +53,9 @@ class Address:
             return True
 
 
-def serve(address: Address, models: Sequence[tuple[str, str]], adapters: Sequence[tuple[str, str]], settings: Settings):
+def serve(
+    address: Address, models: Sequence[tuple[str, str]], adapters: Sequence[tuple[str, str]], settings: Settings
+) -> None:
     """Serve until SIGTERM or SIGINT; requests under way are finished first, within `settings.drain` seconds.
 
     Args:

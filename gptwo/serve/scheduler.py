@@ -56,6 +56,7 @@ class Job:
         call: instead of prompts, what whole records are given to, with `records`; jobs with an equal `call` are done
             together.
         records: of `call`, one result for each.
+        at_once: records of `call` that are done between two steps at most; None: as many as the scheduler allows.
         deadline: on the clock of `time.monotonic`; None is never.
         on_piece: told of each text's new piece, often empty, in the scheduler's thread.
         on_end: told once, with None when all is done or the error that ended it.
@@ -65,6 +66,7 @@ class Job:
     prompts: list[Prompt] = field(default_factory=list)
     call: Callable[[list[Any]], list[Any]] | None = None
     records: list[Any] = field(default_factory=list)
+    at_once: int | None = None
     deadline: float | None = None
     on_piece: Callable[[Row, str], None] | None = None
     on_end: Callable[[Exception | None], None] = lambda error: None
@@ -428,10 +430,11 @@ class Scheduler:
 
     def _call(self, lane: Lane) -> None:
         """Do some records of the calls that wait, those of an equal call together."""
-        call = lane.calls[0].call
+        first = lane.calls[0]
+        call = first.call
         assert call is not None
         some: list[tuple[Job, list[Any]]] = []
-        room = self.call_records
+        room = min(self.call_records, first.at_once or self.call_records)
         for job in lane.calls:
             if job.call != call or not room:
                 break

@@ -157,7 +157,7 @@ async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
 async def explain(body: ExplainRequest, request: Request) -> Response:
     """How the model came to what it says of a text; takes seconds, during which others wait."""
     served = model_of(request, body.model)
-    (found,) = await _call(request, served, served.calls.explain(), [body])
+    (found,) = await _call(request, served, served.calls.explain(), [body], at_once=1)
     return JSONResponse({"model": served.name, "explanation": found})
 
 
@@ -188,11 +188,21 @@ def _check_count(request: Request, count: int, param: str) -> None:
 
 
 async def _call(
-    request: Request, served: Served, call: Callable[[list[Any]], list[Any]], records: Sequence[Any]
+    request: Request,
+    served: Served,
+    call: Callable[[list[Any]], list[Any]],
+    records: Sequence[Any],
+    at_once: int | None = None,
 ) -> list[Any]:
-    """Results for records, done together with those of other requests."""
+    """Results for records, done together with those of other requests; `at_once` is for those that take long."""
     context = context_of(request)
-    job = Job(served.name, call=call, records=list(records), deadline=deadline_of(request, context.settings.timeout))
+    job = Job(
+        served.name,
+        call=call,
+        records=list(records),
+        at_once=at_once,
+        deadline=deadline_of(request, context.settings.timeout),
+    )
     await finished(context.scheduler, job, request)
     return job.results
 
@@ -233,7 +243,7 @@ async def _write(request: Request, served: Served, fields: list[dict[str, Any]],
     context = context_of(request)
     task: Any = served.task if num_beams is None else with_beams(served.task, num_beams)
     if task.decode.get("num_beams", 1) > 1:
-        data = await _call(request, served, served.calls.predict(num_beams), records)
+        data = await _call(request, served, served.calls.predict(num_beams), records, at_once=1)
     else:
         prompts, cut = await asyncio.to_thread(_written_prompts, served, task, records)
         job = Job(served.name, prompts, deadline=deadline_of(request, context.settings.timeout))

@@ -98,9 +98,9 @@ class TorchSteps:
             return
         place, last = self._running.index(row), len(self._running) - 1
         self._cache.leave(place)
-        for table in (self._running, self._lengths):
-            table[place] = table[last]  # type: ignore[index]
-            table.pop()
+        self._running[place], self._lengths[place] = self._running[last], self._lengths[last]
+        self._running.pop()
+        self._lengths.pop()
 
     def abandon(self, prompt: Prompt) -> None:
         self._reading.pop(prompt, None)

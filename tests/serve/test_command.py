@@ -102,3 +102,15 @@ def test_a_model_that_cannot_be_read_is_said_in_one_message(folder, tmp_path):
     code, said = refused("--model", str(broken), "--port", "0")
     assert code in (1, 3, 4)
     assert "broken" in said
+
+
+def test_after_a_kill_the_same_port_serves_again(started, folder):
+    process, port, _, _ = started
+    process.kill()
+    process.wait()
+    again = command("--model", str(folder), "--port", str(port))
+    try:
+        assert f":{port}" in again.stderr.readline()
+    finally:
+        again.kill()
+        again.wait()

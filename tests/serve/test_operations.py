@@ -233,3 +233,15 @@ def test_a_model_that_scores_labels_says_where_it_answers(tokenizer):
         answer = post(server, "/v1/completions", {**GOOD, "model": "labels"})
         assert answer.status == 400
         assert "/v1/classify" in answer.error["message"]
+
+
+def test_a_page_of_another_origin_is_let_in_only_where_the_operator_says_so(tiny):
+    asked = {"origin": "https://a.example", "access-control-request-method": "POST",
+             "access-control-request-headers": "authorization,content-type"}  # fmt: skip
+    with serving({"tiny": tiny}, keys={"bob": "x"}, needs_key=True, origins=("https://a.example",)) as server:
+        answer = ask(server, "OPTIONS", "/v1/completions", None, asked)
+        assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "https://a.example")
+        other = ask(server, "OPTIONS", "/v1/completions", None, {**asked, "origin": "https://b.example"})
+        assert "access-control-allow-origin" not in other.headers
+    with serving({"tiny": tiny}) as server:
+        assert "access-control-allow-origin" not in ask(server, "GET", "/v1/models", None, asked).headers
