@@ -11,10 +11,10 @@
     python recipes/finetune/write_data.py humaneval DATA/humaneval/HumanEval.jsonl.gz OUT DATA/mbpp/mbpp.jsonl
 
 OUT gets train.jsonl, valid.jsonl where there is one, and test.jsonl. SQuAD-like files have one part: their contexts are
-parted four to one, so that no context of test is learned from. CrossWOZ and E2E have no training part here: their
-validation part is learned from, and of E2E the orders that test has too are left out. Of the news, lines of English and
-Chinese parted by a tab, the last hundred are for the test and the fifty before them for validation. HumanEval is a test
-only: functions of MBPP, written as it writes them, are learned from. SciTLDR needs none of this; see summarize.toml.
+parted four to one, so that no context of test is learned from; so are the orders of E2E's validation part. CrossWOZ has no
+training part here: its validation part is learned from. Of the news, lines of English and Chinese parted by a tab, the
+last hundred are for the test and the fifty before them for validation. HumanEval is a test only: functions of MBPP,
+written as it writes them, are learned from. SciTLDR needs none of this; see summarize.toml.
 """
 
 from __future__ import annotations
@@ -100,18 +100,21 @@ def crosswoz(folder: Path) -> Parts:
 
 
 def e2e(folder: Path) -> Parts:
-    """Facts about a restaurant and texts that say them; the test has several texts of each order."""
+    """Facts about a restaurant and texts that say them; every fifth order is for the test, with all of its texts.
 
-    def read(name: str) -> Iterator[tuple[str, str]]:
-        with (folder / name).open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                yield row["mr"], row["ref"].strip()
-
-    test: dict[str, list[str]] = {}
-    for order, text in read("testset_w_refs.csv"):
-        test.setdefault(order, []).append(text)
-    train = [{"control": order, "text": text} for order, text in read("devset.csv") if order not in test]
-    return {"train": train, "test": [{"control": order, "text": texts} for order, texts in test.items()]}
+    The published test part is left alone: its places are pubs and restaurants, of which this part has none.
+    """
+    orders: dict[str, list[str]] = {}
+    with (folder / "devset.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            orders.setdefault(row["mr"], []).append(row["ref"].strip())
+    parts: dict[str, list[dict]] = {"train": [], "test": []}
+    for number, (order, texts) in enumerate(orders.items()):
+        if number % 5 == 4:
+            parts["test"].append({"control": order, "text": texts})
+        else:
+            parts["train"] += [{"control": order, "text": text} for text in texts]
+    return dict(parts)
 
 
 def mbpp(file: Path) -> Parts:
