@@ -11,9 +11,9 @@
     python recipes/finetune/write_data.py humaneval DATA/humaneval/HumanEval.jsonl.gz OUT DATA/mbpp/mbpp.jsonl
 
 OUT gets train.jsonl, valid.jsonl where there is one, and test.jsonl. SQuAD-like files have one part: their contexts are
-parted four to one, so that no context of test is learned from; so are the orders of E2E's validation part. CrossWOZ has no
-training part here: its validation part is learned from. Of the news, lines of English and Chinese parted by a tab, the
-last hundred are for the test and the fifty before them for validation. HumanEval is a test only: functions of MBPP,
+parted four to one, so that no context of test is learned from; so are the orders of E2E's validation part. CrossWOZ has
+no training part here: its validation part is learned from. Of the news, lines of English and Chinese parted by a tab,
+the last hundred are for the test and the fifty before them for validation. HumanEval is a test only: functions of MBPP,
 written as it writes them, are learned from. SciTLDR needs none of this; see summarize.toml.
 """
 
