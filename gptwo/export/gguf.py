@@ -115,6 +115,7 @@ def write(pretrained: Pretrained, file: Path, precision: str, name: str) -> list
     model, config = pretrained.model, pretrained.config
     writer = GGUFWriter(file, "gpt2")
     try:
+        writer.add_type("model")
         writer.add_name(name)
         writer.add_string("general.description", f"written by gptwo {__version__}")
         writer.add_file_type(FILE_TYPES[precision])

@@ -117,7 +117,8 @@ def check(pretrained: Pretrained, file: Path, precision: str) -> Check:
             wrong.append(f"llama.cpp splits {text!r} into other tokens")
     if precision == "fp32" and not worst(moved) <= EQUAL:
         wrong.append(f"the weights in the file give scores that differ by {worst(moved):.1e}")
-    notes = [f"{precision} alone moves scores by {worst(moved):.1e} of the largest one"] if precision != "fp32" else []
+    lost = worst(moved)
+    notes = [f"{precision} alone moves scores by {lost:.1e} of the largest one"] if precision != "fp32" and lost else []
     return Check(theirs.name, len(texts), worst(found), allowed, same, wrong, notes)
 
 

@@ -7,6 +7,7 @@ what an export adds is a precision, and the proof that transformers reads it as 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -82,7 +83,7 @@ def rounded_otherwise(pretrained: Pretrained, written: torch.nn.Module, dtype: t
     return [f"the weights {unlike[0]}{more} are no numbers, or none that {str(dtype).removeprefix('torch.')} can hold"]
 
 
-def other_tokens(pretrained: Pretrained, tokenizer) -> list[str]:
+def other_tokens(pretrained: Pretrained, tokenizer: Any) -> list[str]:
     """Texts that transformers' tokenizer splits otherwise, in words."""
     from gptwo.adapt.gate import PROMPTS
 

@@ -56,7 +56,7 @@ class Graph:
 
     def constant(self, value: Any, dtype: type = np.int64) -> str:
         """A small tensor that is written into the graph; equal ones are one."""
-        array = np.asarray(value, dtype)
+        array: np.ndarray = np.asarray(value, dtype)
         name = f"{array.dtype}_{'_'.join(map(str, array.shape))}_{array.tobytes().hex()}"
         self.constants[name] = array
         return name
@@ -148,7 +148,8 @@ def positions_of(g: Graph, attention_mask: str, past: str, S: str) -> str:
 
 def block(g: Graph, x: str, layer: int, model: Model, mask: str, heads: str, caches: bool) -> str:
     """One block: (N, C) -> (N, C)."""
-    config, part, place = model.config, model.transformer.h[layer], f"transformer.h.{layer}"
+    config, place = model.config, f"transformer.h.{layer}"
+    part: Any = model.transformer.h[layer]
     attention, mlp = part.attn, part.mlp
     normed = g.norm(x, f"{place}.ln_1", part.ln_1)
     mixed = g.linear(normed, f"{place}.attn.c_attn", attention.c_attn.weight, attention.c_attn.bias)
@@ -180,7 +181,7 @@ def with_past(g: Graph, new: str, name: str, config: GPT2Config) -> str:
     """Keys or values of all tokens, (B, H, S, D): those of the cache, then the new ones; an output as well."""
     from onnx import TensorProto
 
-    shape = ["batch", config.n_head, "past", config.head_dim]
+    shape: list[int | str] = ["batch", config.n_head, "past", config.head_dim]
     past = g.input(f"past_key_values.{name}", TensorProto.FLOAT, shape)
     g.output(f"present.{name}", ["batch", config.n_head, "total", config.head_dim])
     return g.node("Concat", past, new, axis=2, name=f"present.{name}")

@@ -103,8 +103,7 @@ def check(pretrained: Pretrained, file: Path) -> Check:
     ours = [scores(model, ids) for ids in texts]
     found = [difference(one, theirs.one(ids)) for one, ids in zip(ours, texts, strict=True)]
     for left in (True, False):
-        ids, mask = padded(texts, left=left)
-        batch = theirs.run(ids, mask)[0]
+        batch = theirs.run(*padded(texts, left=left))[0]
         for row, wanted in zip(batch, ours, strict=True):
             if model.head_kind == "sequence":
                 found.append(difference(wanted, row))

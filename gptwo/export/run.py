@@ -7,7 +7,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,7 @@ def workplace(target: Path) -> Iterator[Path]:
         yield temporary
     except OSError as error:
         raise GptwoError(
-            "The export could not be written; what stood there before is unchanged.",
+            "A file could not be read or written; what stood at the target before is unchanged.",
             where=error.filename or target,
             why=error.strerror or str(error),
             fix="free some space, or choose a place that can be written",
@@ -187,7 +187,7 @@ def open_model(folder: Path, base: str | Path | None, temporary: Path) -> tuple[
         )
     del carrying
     merge(folder, temporary / "merged", base=base)
-    return load(temporary / "merged"), kind
+    return replace(load(temporary / "merged"), folder=folder), kind
 
 
 def smallest(pretrained: Pretrained, precisions: tuple[str, ...]) -> str:
