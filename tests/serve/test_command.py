@@ -5,8 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -93,8 +95,6 @@ def test_a_taken_port_is_said_before_any_model_is_loaded():
 
 
 def test_a_model_that_cannot_be_read_is_said_in_one_message(folder, tmp_path):
-    import shutil
-
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
     weights = broken / "model.safetensors"
@@ -102,6 +102,48 @@ def test_a_model_that_cannot_be_read_is_said_in_one_message(folder, tmp_path):
     code, said = refused("--model", str(broken), "--port", "0")
     assert code in (1, 3, 4)
     assert "broken" in said
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A certificate of 127.0.0.1 that signs itself, with its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not here")
+    place = tmp_path_factory.mktemp("tls")
+    files = place / "certificate.pem", place / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-out", files[0], "-keyout", files[1]],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return files
+
+
+def test_it_serves_https(certificate, folder):
+    files = [str(file) for file in certificate]
+    process = command("--model", f"mine={folder}", "--port", "0", "--tls-certificate", files[0], "--tls-key", files[1])
+    try:
+        first = process.stderr.readline()
+        assert "https://127.0.0.1:" in first
+        context = ssl.create_default_context(cafile=files[0])
+        line = http.client.HTTPSConnection("127.0.0.1", int(first.rsplit(":", 1)[1]), timeout=60, context=context)
+        line.request("GET", "/v1/models")
+        assert json.loads(line.getresponse().read())["data"][0]["id"] == "mine"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_tls_files_that_do_not_fit_are_refused_at_once(certificate, tmp_path):
+    from gptwo.errors import MissingError, UsageError
+    from gptwo.serve.run import Address, check_tls
+
+    with pytest.raises(UsageError, match="certificate and its key"):
+        check_tls(Address(certificate=certificate[0]))
+    with pytest.raises(MissingError):
+        check_tls(Address(certificate=certificate[0], key=tmp_path / "none"))
+    with pytest.raises(UsageError, match="cannot be used"):
+        check_tls(Address(certificate=certificate[1], key=certificate[0]))
 
 
 def test_after_a_kill_the_same_port_serves_again(started, folder):
