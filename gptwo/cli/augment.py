@@ -18,6 +18,7 @@ from gptwo.cli.options import (
     OverwriteOption,
     PrecisionOption,
     RecipeArgument,
+    ResumeOption,
     SeedOption,
     SetOption,
     StrictOption,
@@ -51,6 +52,7 @@ def augment(
     threads: ThreadsOption = None,
     set_: SetOption = None,
     strict: StrictOption = False,
+    resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     fail_under: FailUnderOption = None,
     json: JsonOption = False,
@@ -64,6 +66,8 @@ def augment(
     gate = parse_gate(fail_under)
     if gate and not measure:
         raise UsageError("Nothing is measured.", where="--fail-under", fix="--measure 10,50,100 --test test.jsonl")
+    if resume and (overwrite or not measure):
+        raise UsageError("Only a measurement can go on.", where="--resume", fix="--measure …, without --overwrite")
     settings: dict[str, Any] = {
         "data.columns": parse_columns(columns),
         "data.format": format,
@@ -95,6 +99,7 @@ def augment(
             sizes=parse_sizes(measure, where="--measure"),
             draws=draws,
             judge=judge,
+            resume=resume,
             **shared,
         )
         if json:

@@ -12,6 +12,7 @@ import random
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def measure_augmentation(
     draws: int = 3,
     judge: str | Path | None = None,
     wish: Wish | None = None,
+    resume: bool = False,
     overwrite: bool = False,
 ) -> Report:
     """What written records change in macro-F1, at several numbers of given records.
@@ -63,6 +65,7 @@ def measure_augmentation(
         sizes: given records of each label; a label that has fewer gives all it has.
         draws: of the given records; the seeds are that of the recipe and the following ones.
         judge: as `augment` has it; none: the network tuned on the given records, without `classify` TF-IDF.
+        resume: keep the draws that were measured before in `out`; the same must be asked for, but for sizes and draws.
 
     Returns:
         The report: systems at the smallest number, the curve over all, and in its notes every change with its spread.
@@ -77,10 +80,23 @@ def measure_augmentation(
     chosen = writer_recipe(recipe, model, train, settings)
     classifier = _classifier(classify)
     folder = Path(out).expanduser()
+    asked = {
+        "writer": chosen.model_dump(mode="json"),
+        "classifier": classifier and classifier.model_dump(mode="json"),
+        "test": [str(file) for file in test],
+        "judge": judge and str(judge),
+        "wish": asdict(wish or Wish()),
+    }
+    _check_asked(folder / "asked.json", asked, resume=resume, overwrite=overwrite)
     with Rejects(folder / "rejects.jsonl", strict=chosen.data.strict) as rejects:
         records = read_labelled(chosen.data.train, chosen, rejects)
         tested = read_labelled(test, chosen, rejects)
-    bench = _Bench(model, chosen, classifier, tested, folder, judge, wish or Wish(), overwrite)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        for old in folder.glob("*/seed-*/figures.json"):
+            old.unlink()
+    write_text(folder / "asked.json", json.dumps(asked, ensure_ascii=False, indent=1) + "\n")
+    bench = _Bench(model, chosen, classifier, tested, folder, judge, wish or Wish(), resume)
     runs: dict[int, list[dict[str, Figures]]] = {}
     written: dict[int, list[int]] = defaultdict(list)
     used = {}
@@ -104,6 +120,31 @@ def measure_augmentation(
     report.machine = runtime.describe_machine()
     report.write(folder)
     return report
+
+
+def _check_asked(file: Path, asked: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
+    """A folder that holds a measurement goes on with the same one, or is begun anew.
+
+    Raises:
+        UsageError: neither was asked for, or another measurement stands there.
+    """
+    if not file.is_file() or overwrite:
+        return
+    if not resume:
+        raise UsageError(
+            "There is a measurement in this folder already.",
+            where=file.parent,
+            fix="go on with --resume, start anew with --overwrite, or choose another --out",
+        )
+    before = json.loads(file.read_text(encoding="utf-8"))
+    changed = [key for key, value in asked.items() if before.get(key) != value]
+    if changed:
+        raise UsageError(
+            "The measurement in this folder is another one.",
+            where=file,
+            why=f"there differ: {', '.join(changed)}",
+            fix="the same recipes and flags (--measure and --draws may change), or --overwrite",
+        )
 
 
 def _classifier(recipe: Recipe | str | Path | None) -> Recipe | None:
@@ -132,10 +173,10 @@ class _Bench:
         folder: Path,
         judge: str | Path | None,
         wish: Wish,
-        overwrite: bool,
+        resume: bool,
     ):
         self.model, self.writer, self.classifier = model or writer.model.base, writer, classifier
-        self.folder, self.judge, self.wish, self.overwrite = folder, judge, wish, overwrite
+        self.folder, self.judge, self.wish, self.resume = folder, judge, wish, resume
         self.texts = [str(record.fields["text"]) for record in tested]
         self.gold = [label_of(record) for record in tested]
         write_rows(folder / "test.jsonl", [_row(record) for record in tested])
@@ -143,6 +184,10 @@ class _Bench:
     def run(self, size: int, seed: int, given: Sequence[Record]) -> tuple[dict[str, Figures], int]:
         """Figures of every classifier with every kind of records, and how many texts were written."""
         folder = self.folder / f"{size:04d}" / f"seed-{seed}"
+        done = folder / "figures.json"
+        if self.resume and done.is_file():
+            kept = json.loads(done.read_text(encoding="utf-8"))
+            return kept["figures"], kept["written"]
         rows = {GIVEN: [_row(record) for record in given]}
         write_rows(folder / "given.jsonl", rows[GIVEN])
         found: dict[str, Figures] = {}
@@ -159,7 +204,7 @@ class _Bench:
             judge=judge,
             wish=self.wish,
             held_out=self.texts,
-            overwrite=self.overwrite,
+            overwrite=True,  # what stands here was broken off
         )
         new = [json.loads(line) for line in (made.folder / "written.jsonl").read_text(encoding="utf-8").splitlines()]
         rows[WRITTEN] = [*rows[GIVEN], *({"text": one["text"], "label": one["label"]} for one in new)]
@@ -171,6 +216,7 @@ class _Bench:
         for name in (*map(_folder_of, WAYS), "augment/writer"):  # reports stay, weights go
             for part in ("checkpoints", "best"):
                 shutil.rmtree(folder / name / part, ignore_errors=True)
+        write_text(done, json.dumps({"figures": found, "written": len(new)}, ensure_ascii=False, indent=1) + "\n")
         return found, len(new)
 
     def _tfidf(self, rows: Sequence[dict]) -> Figures:
@@ -195,7 +241,7 @@ class _Bench:
                 "seed": seed,
             }
         )
-        run = finetune(self.model, recipe=recipe, out=folder / _folder_of(way), overwrite=self.overwrite)
+        run = finetune(self.model, recipe=recipe, out=folder / _folder_of(way), overwrite=True)
         tuned = run.report.tuned
         assert tuned is not None
         return {key: float(tuned.value(key) or 0.0) for key in FIGURES}

@@ -269,6 +269,16 @@ def test_the_measurement_compares_every_classifier_with_and_without(base_folder,
              ("given", "written", "words")}  # fmt: skip
     assert set(steps.values()) == {20}
     assert not (one / "given" / "best").exists()
+    again = {"train": train, "test": [test], "out": out, "settings": {**WRITER, "train.steps": 60},
+             "classify": tmp_path / "classify.toml", "wish": Wish(1.0, 3, 0.4)}  # fmt: skip
+    with pytest.raises(UsageError, match="--resume"):
+        measure_augmentation(base_folder, sizes=(3, 5), draws=2, **again)
+    with pytest.raises(UsageError, match="there differ: wish"):
+        measure_augmentation(base_folder, resume=True, **{**again, "wish": Wish(2.0)})
+    begun = (one / "given" / "events.jsonl").stat().st_mtime_ns
+    kept = measure_augmentation(base_folder, sizes=(3,), draws=2, resume=True, **again)
+    assert kept.sizes == report.sizes[:1]
+    assert (one / "given" / "events.jsonl").stat().st_mtime_ns == begun  # nothing was tuned again
 
 
 def test_the_command(base_folder, tmp_path, monkeypatch, capsys):
