@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 PAIRS = [(path, path.with_suffix(".zh-CN.ipynb")) for path in NOTEBOOKS if ".zh-CN" not in path.name]
-A_CELL_AT_MOST = 900  # seconds: against one that hangs
+A_CELL_AT_MOST = 3600  # seconds: against one that hangs; a busy machine takes long
 
 
 def name_of(path: Path) -> str:
@@ -84,6 +84,7 @@ def test_a_notebook_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
     import nbformat
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("GPTWO__TRAIN__THREADS", "1")  # as all tests
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(tmp_path)}}
