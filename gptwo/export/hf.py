@@ -41,11 +41,16 @@ def check(pretrained: Pretrained, folder: Path, precision: str) -> Check:
     wrong = rounded_otherwise(pretrained, model, DTYPES[precision])
     content = read_json(folder / "config.json")
     wrong += [f"config.json lacks {key}" for key in KEYS if key not in content]
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
     try:
         theirs = getattr(transformers, CLASSES[model.head_kind]).from_pretrained(folder, dtype=torch.float32).eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder) if pretrained.tokenizer else None
     except Exception as error:  # whatever their loader meets
         raise GptwoError("transformers does not load the folder.", where=folder, why=str(error)[:300]) from error
+    finally:
+        if shown:
+            transformers.utils.logging.enable_progress_bar()
     texts = prompt_ids(pretrained, leave=NEW_TOKENS)
     found, same = [], 0
     for ids in texts:

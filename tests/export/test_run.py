@@ -18,6 +18,9 @@ from gptwo.export import run
 from gptwo.export.check import scores
 from gptwo.export.onnx_check import OnnxModel
 from gptwo.export.run import PRECISIONS, RUNTIMES, export
+from gptwo.model.config import GPT2Config
+from gptwo.model.pretrained import create
+from gptwo.tokenizer.bert import BertTokenizer, build_backend
 from tests.adapt.kinds import config_of, shake
 from tests.cli.conftest import command  # noqa: F401
 
@@ -53,6 +56,28 @@ def test_label_heads_are_exported(folders, tmp_path, to, head, available):
     assert made.check.holds
     config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
     assert list(config["id2label"].values()) == ["bad", "good", "neither"]
+
+
+@pytest.mark.parametrize("to", ["onnx", "hf"])
+@pytest.mark.parametrize("vocabulary", ["bert", "none"])
+def test_other_vocabularies_are_exported_but_to_gguf(tmp_path, to, vocabulary, available):
+    tokenizer = None
+    if vocabulary == "bert":
+        tokens = [
+            "[PAD]",
+            "[UNK]",
+            "[CLS]",
+            "[SEP]",
+            *"今天的气很好我们去公园",
+            *"abcdefgh",
+            *(f"##{c}" for c in "abcdefgh"),
+        ]
+        tokenizer = BertTokenizer(build_backend({token: i for i, token in enumerate(tokens)}), end_token="[SEP]")
+    config = GPT2Config(vocab_size=50, n_positions=64, n_embd=32, n_layer=1, n_head=2, initializer_range=0.2)
+    save(create(config, tokenizer, seed=1), tmp_path / "model")
+    assert export(tmp_path / "model", to, tmp_path / "out").check.holds
+    with pytest.raises(UsageError, match="cannot be a GGUF file"):
+        export(tmp_path / "model", "gguf", tmp_path / "out.gguf", unchecked=True)
 
 
 @pytest.mark.parametrize("to", FORMATS)
