@@ -92,8 +92,8 @@ def serve(
 def _named(text: str) -> tuple[str, str]:
     """`name=folder`, or a folder (or name) that is called by its last part.
 
-    >>> _named("mine=runs/a"), _named("runs/mine/"), _named("gptwo-mini")
-    (('mine', 'runs/a'), ('mine', 'runs/mine/'), ('gptwo-mini', 'gptwo-mini'))
+    >>> _named("mine=runs/a"), _named("gptwo-mini")
+    (('mine', 'runs/a'), ('gptwo-mini', 'gptwo-mini'))
     """
     name, sign, folder = text.partition("=")
     if sign and name and folder and "/" not in name:

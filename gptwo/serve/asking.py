@@ -13,7 +13,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gptwo.serve.errors import ApiError
-from gptwo.serve.scheduler import Job, Scheduler
+from gptwo.serve.jobs import Job
+from gptwo.serve.scheduler import Scheduler
 from gptwo.serve.work import Row
 
 

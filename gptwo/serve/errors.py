@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 from gptwo.errors import DataError, GptwoError, UsageError
-from gptwo.serve.scheduler import Broken, Refused, Stopped, TooLate
+from gptwo.serve.jobs import Broken, Refused, Stopped, TooLate
 
 TYPES = {
     401: "authentication_error",

@@ -25,7 +25,8 @@ from gptwo.generate.engine import DTYPES
 from gptwo.generate.options import model_defaults
 from gptwo.model.pretrained import Pretrained
 from gptwo.runtime import pick_device, pick_precision
-from gptwo.serve.scheduler import Lane, Scheduler
+from gptwo.serve.jobs import Lane
+from gptwo.serve.scheduler import Scheduler
 from gptwo.serve.settings import Settings
 from gptwo.serve.torch_steps import TorchSteps
 from gptwo.tasks import restore_task

@@ -18,9 +18,9 @@ from gptwo.serve.answers import ChatCompletion, Completion, Deleted, ModelCard, 
 from gptwo.serve.asking import EventStream, Piece, Pieces, deadline_of, finished
 from gptwo.serve.context import BEARER, ERRORS, context_of, model_of
 from gptwo.serve.errors import ApiError, as_api_error
+from gptwo.serve.jobs import Job
 from gptwo.serve.models import Served
 from gptwo.serve.prepare import Prepared, prepare_chat, prepare_completion
-from gptwo.serve.scheduler import Job
 from gptwo.serve.schemas import ChatRequest, CompletionRequest, LoadRequest
 from gptwo.serve.shape import Tokens, best, chat_logprobs, finish_reason, legacy_logprobs, usage
 from gptwo.serve.strict_json import StrictRoute

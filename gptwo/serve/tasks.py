@@ -20,9 +20,9 @@ from gptwo.serve.asking import deadline_of, finished
 from gptwo.serve.calls import with_beams
 from gptwo.serve.context import BEARER, ERRORS, context_of, model_of
 from gptwo.serve.errors import ApiError
+from gptwo.serve.jobs import Job
 from gptwo.serve.models import Served
 from gptwo.serve.prepare import texts_of
-from gptwo.serve.scheduler import Job
 from gptwo.serve.schemas import (
     AnswerRequest,
     ClassifyRequest,

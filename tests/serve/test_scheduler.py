@@ -10,8 +10,9 @@ import pytest
 from gptwo.errors import UsageError
 from gptwo.generate.codec import Codec
 from gptwo.generate.options import SamplingOptions
+from gptwo.serve.jobs import Broken, Job, Lane, Refused, Stopped, TooLate
 from gptwo.serve.prepare import texts_of
-from gptwo.serve.scheduler import Broken, Job, Lane, Refused, Scheduler, Stopped, TooLate
+from gptwo.serve.scheduler import Scheduler
 from gptwo.serve.torch_steps import TorchSteps
 from tests.serve.conftest import PROMPTS
 
