@@ -58,9 +58,8 @@ def augment(
     json: JsonOption = False,
 ) -> None:
     """Write more labelled records: a tuned model writes, a classifier chooses, copies are left out."""
-    from gptwo.cli.common import check_gate, console, parse_columns, parse_gate, print_json
+    from gptwo.cli.common import check_gate, console, parse_gate, print_json, run_settings, say
     from gptwo.errors import UsageError
-    from gptwo.recipe import parse_assignments
     from gptwo.train.augment import TFIDF, Wish, augment, test_texts
 
     gate = parse_gate(fail_under)
@@ -69,15 +68,17 @@ def augment(
     if resume and (overwrite or not measure):
         raise UsageError("Only a measurement can go on.", where="--resume", fix="--measure …, without --overwrite")
     settings: dict[str, Any] = {
-        "data.columns": parse_columns(columns),
-        "data.format": format,
-        "data.encoding": encoding,
         "data.strict": strict or None,
-        "train.seed": seed,
-        "train.device": device,
-        "train.precision": precision,
-        "train.threads": threads,
-        **parse_assignments(set_ or []),
+        **run_settings(
+            set_,
+            columns=columns,
+            format=format,
+            encoding=encoding,
+            seed=seed,
+            device=device,
+            precision=precision,
+            threads=threads,
+        ),
     }
     wish = Wish(times, tries, confidence)
     shared: dict[str, Any] = {
@@ -116,7 +117,7 @@ def augment(
     for label, count in done.written.items():
         console().print(f"{label}: {done.given[label]:,} given, {count:,} written", markup=False)
     refused = ", ".join(f"{count:,} {reason}" for reason, count in done.refused.items())
-    console().print(f"{done.drawn:,} texts were written; refused: {refused or 'none'}", markup=False, soft_wrap=True)
+    say(f"{done.drawn:,} texts were written; refused: {refused or 'none'}")
     for note in done.notes:
         console().print(note, markup=False, style="yellow", soft_wrap=True)
-    console().print(f"\nrecords: {done.folder / 'train.jsonl'}", markup=False, soft_wrap=True)
+    say(f"\nrecords: {done.folder / 'train.jsonl'}")

@@ -29,7 +29,7 @@ def export(
     """
     from dataclasses import asdict
 
-    from gptwo.cli.common import begin, console, print_json
+    from gptwo.cli.common import begin, print_json, say
     from gptwo.export.run import export as run
 
     begin(model, threads, example=f"gptwo export runs/mine --to {to} --out {out}")
@@ -37,9 +37,8 @@ def export(
     if json:
         print_json({"model": model, **asdict(made)})
         return
-    say = console()
     merged = f", its {made.merged} adapter merged" if made.merged else ""
-    say.print(f"{out}: {made.precision}, {made.size / 1e6:,.1f} MB{merged}", soft_wrap=True, markup=False)
-    say.print(str(made.check or "not checked: it was not run"), soft_wrap=True, markup=False)
+    say(f"{out}: {made.precision}, {made.size / 1e6:,.1f} MB{merged}")
+    say(str(made.check or "not checked: it was not run"))
     for note in [*made.notes, *(made.check.notes if made.check else [])]:
-        say.print(f"note: {note}", soft_wrap=True, markup=False)
+        say(f"note: {note}")
