@@ -113,7 +113,10 @@ NB_MODULE(_native, m) {
            [](Shared& self, std::vector<int> tokens, int prompt, int first, const Sampling& sampling) {
              return self.call([&](Engine& e) { return e.open(std::move(tokens), prompt, first, sampling); });
            })
-      .def("fork", [](Shared& self, int id, const Sampling& s) { return self.call([&](Engine& e) { return e.fork(id, s); }); })
+      .def("fork",
+           [](Shared& self, int id, const Sampling& sampling) {
+             return self.call([&](Engine& e) { return e.fork(id, sampling); });
+           })
       .def("close", [](Shared& self, int id) { self.call([&](Engine& e) { e.close(id); }); })
       .def("rewind", [](Shared& self, int id) { self.call([&](Engine& e) { e.rewind(id); }); })
       .def("slide", [](Shared& self, int id, int first) { self.call([&](Engine& e) { e.slide(id, first); }); })

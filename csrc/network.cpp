@@ -83,7 +83,8 @@ void Network::forward(const std::vector<Span>& spans, const std::vector<int>& ro
     for (int index = 0; index < shape.n_layer; ++index) layer(worker, index, spans, M);
     for (size_t r = worker.index(); r < rows.size(); r += threads) {
       const float* x = residual_.as<float>() + size_t(rows[r]) * width_;
-      kernels_.normalise(x, last_norm_.gain.data(), last_norm_.bias.data(), C, shape.layer_norm_epsilon, hidden + r * C);
+      kernels_.normalise(x, last_norm_.gain.data(), last_norm_.bias.data(), C, shape.layer_norm_epsilon,
+                         hidden + r * C);
     }
   });
 }
