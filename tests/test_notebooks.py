@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -75,6 +76,16 @@ def test_links_of_a_notebook_lead_somewhere(path):
     assert targets
     for target in targets:
         assert (path.parent / target).is_file(), f"{path.name}: {target}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name_of)
+def test_what_a_notebook_imports_from_gptwo_is_there(path):
+    text = "\n".join("".join(cell["source"]) for cell in cells(path, "code"))
+    imports = re.findall(r"^from (gptwo[\w.]*) import (.+)$", text, re.MULTILINE)
+    assert imports
+    for module, names in imports:
+        for name in names.split(", "):
+            assert hasattr(importlib.import_module(module), name), f"{path.name}: {module} has no {name}"
 
 
 @pytest.mark.slow
