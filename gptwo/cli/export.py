@@ -15,7 +15,11 @@ def export(
     to: Annotated[str, typer.Option(help="onnx (onnxruntime), gguf (llama.cpp) or hf (transformers, vLLM).")] = ...,  # type: ignore[assignment]
     out: Annotated[Path, typer.Option(help="The file (gguf) or folder (onnx, hf).")] = ...,  # type: ignore[assignment]
     precision: Annotated[
-        str, typer.Option(help="fp32, fp16, bf16, for gguf also q8_0; auto: the smallest that changes no weight.")
+        str,
+        typer.Option(
+            "--dtype",
+            help="Of the weights: fp32, fp16, bf16, for gguf also q8_0; auto: the smallest that changes no weight.",
+        ),
     ] = "auto",
     base: Annotated[Text, typer.Option(help="Base of an adapter, where it is not found by itself.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what stands at --out.")] = False,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gptwo.cli.common import print_json
-from gptwo.cli.options import DeviceOption, ModelOption, ThreadsOption
+from gptwo.cli.options import DeviceOption, ModelOption, PrecisionOption, ThreadsOption
 from gptwo.errors import DataError, Interrupted, MissingError, UsageError
 from gptwo.generate.options import help_of
 
@@ -68,7 +68,7 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
     device: DeviceOption = "auto",
     backend: Annotated[str, typer.Option(help="auto, torch, native (CPU, without PyTorch).")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16; int8, int4 by the native backend.")] = "auto",
+    precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Texts that are written together at most.")] = 16,
 ) -> None:

@@ -261,7 +261,7 @@ def read_back(pretrained: Pretrained, file: Path, precision: str) -> Pretrained:
             "The GGUF file does not hold the model's weights; nothing was written.",
             where=pretrained.folder,
             why="; ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""),
-            fix="--precision fp32 where numbers are too large for fp16; gptwo doctor model finds those that are none",
+            fix="--dtype fp32 where numbers are too large for fp16; gptwo doctor model finds those that are none",
         )
     return replace(pretrained, model=copy.eval(), config=config)
 

@@ -106,7 +106,7 @@ def check_request(to: str, precision: str, target: Path, *, overwrite: bool) -> 
     if precision not in ("auto", *PRECISIONS[to]):
         raise UsageError(
             f"An export to {to} cannot be in {precision!r}.",
-            where="--precision",
+            where="--dtype",
             why="onnxruntime computes GPT-2 in float32 on a CPU; its own tools make smaller files of this one"
             if to == "onnx"
             else None,

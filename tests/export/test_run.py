@@ -268,7 +268,7 @@ def test_an_adapter_that_cannot_be_merged_is_refused(folders, tmp_path, kind):
         ("onxx", "out", {}, "Did you mean 'onnx'"),
         ("gguf", "out", {}, "out.gguf"),
         ("onnx", "out.onnx", {}, "is a folder"),
-        ("onnx", "out", {"precision": "q8_0"}, "--precision"),
+        ("onnx", "out", {"precision": "q8_0"}, "--dtype"),
         ("hf", "out", {"precision": "int3"}, "fp32"),
         ("hf", "out", {"base": "gptwo-mini"}, "Only an adapter has a base"),
     ],
