@@ -42,7 +42,7 @@ def main() -> None:
         settings={
             "train.epochs": 10,
             "train.batch_size": 16,
-            "train.patience": 3,
+            "train.patience": 5,
             "train.log_every": 20,
             "optimizer.learning_rate": 3e-4,
             "data.valid_share": 0.15,
