@@ -6,12 +6,8 @@ Weights are held packed in float32, bfloat16, int8 or int4; a step of all runnin
 from __future__ import annotations
 
 import importlib
-import json
 import os
-import secrets
-from collections import Counter
 from collections.abc import Sequence as Several
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +15,12 @@ import numpy as np
 
 from gptwo import hub
 from gptwo.errors import MissingError, UsageError, did_you_mean
-from gptwo.generate.codec import Codec, windows
+from gptwo.generate.codec import Codec
 from gptwo.generate.native_run import NativeRun
 from gptwo.generate.native_weights import give, open_folder, open_pretrained
-from gptwo.generate.options import SamplingOptions, as_prompts, model_defaults
-from gptwo.generate.results import Generation, Likelihood, Stream
+from gptwo.generate.options import SamplingOptions, as_prompts, stored_defaults
 from gptwo.generate.sequence import Sequence
-from gptwo.generate.text import Transcript
+from gptwo.generate.writer import Writer, check_batch, check_head
 from gptwo.runtime import available_cpus
 
 if TYPE_CHECKING:
@@ -63,7 +58,7 @@ def why_not(model: Any, device: str = "auto") -> str | None:
     return None
 
 
-class NativeEngine:
+class NativeEngine(Writer):
     """A language model ready to write, on a CPU, without PyTorch.
 
     A text is the same alone or in any batch, and with the same seed always, in one precision on one instruction set.
@@ -99,8 +94,7 @@ class NativeEngine:
         share: bool = True,
         speculate: bool = True,
     ):
-        if max_batch < 1:
-            raise UsageError(f"max_batch must be at least 1, not {max_batch}.", where="max_batch")
+        check_batch(max_batch)
         if threads is not None and threads < 1:
             raise UsageError(f"The number of threads must be at least 1, not {threads}.", where="--threads")
         self.precision = "bf16" if precision == "auto" else precision
@@ -113,10 +107,9 @@ class NativeEngine:
                 why="it is built when gptwo is installed, by a C++20 compiler, and there was none",
                 fix='install g++ 11 or newer and gptwo anew, or use backend="torch"',
             )
-        folder, self.config, self.tokenizer, self.info, stored = _opened(model)
-        self.codec = Codec(self.tokenizer, self.config.vocab_size)
-        self.max_batch, self.folder, self.speculate = max_batch, folder, speculate
-        self.defaults = _defaults(folder)
+        folder, config, tokenizer, info, stored = _opened(model)
+        super().__init__(Codec(tokenizer, config.vocab_size), config, info, stored_defaults(folder), max_batch)
+        self.folder, self.speculate = folder, speculate
         self.native = self._make(threads or available_cpus(), cache_bytes, isa, share)
         give(self.native, self.config, stored, folder)
 
@@ -154,45 +147,7 @@ class NativeEngine:
         except ValueError as error:
             raise UsageError("The instruction set cannot be used.", where="GPTWO_ISA", why=str(error)) from None
 
-    # --- writing
-
-    def generate(self, prompts: str | Several[str] | Several[Several[int]], **options: Any) -> list[Generation]:
-        """Continue each prompt; see `engine.Engine.generate`."""
-        chosen, sequences = self._prepare(prompts, options)
-        if chosen.num_beams > 1:
-            self._search(sequences, chosen)
-        else:
-            run = self._run(sequences, chosen)
-            while run.advance() is not None:
-                pass
-        return [self._generation(sequence, chosen) for sequence in sequences]
-
-    def stream(self, prompt: str | Several[int], **options: Any) -> Stream:
-        """Continue one prompt and get the text as it comes; see `engine.Engine.stream`."""
-        for name in ("n", "num_beams"):
-            if options.get(name, 1) != 1:
-                raise UsageError(f"A stream is of one text; {name}={options[name]} cannot go with it.", where=name)
-        chosen, (sequence,) = self._prepare([prompt], options)
-        if chosen.num_beams != 1:
-            raise UsageError("Beam search has no stream.", where="num_beams", fix="generate")
-        return Stream(self._run([sequence], chosen), lambda: self._generation(sequence, chosen))
-
-    def loglikelihood(self, prompts: str | Several[str], continuations: str | Several[str]) -> list[Likelihood]:
-        """How likely each continuation is after its prompt; see `engine.Engine.loglikelihood`."""
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        continuations = [continuations] if isinstance(continuations, str) else list(continuations)
-        if len(prompts) != len(continuations):
-            raise UsageError(f"{len(prompts)} prompts, but {len(continuations)} continuations: there must be as many.")
-        results = []
-        for prompt, continuation in zip(prompts, continuations, strict=True):
-            logprobs: list[float] = []
-            greedy = True
-            for ids, start in windows(*self.codec.joined(prompt, continuation), self.config.n_positions):
-                values, likeliest = self.score(ids, start)
-                logprobs += values
-                greedy = greedy and all(likeliest)
-            results.append(Likelihood(sum(logprobs), logprobs, greedy))
-        return results
+    # --- judging and reading
 
     def score(self, ids: Several[int], start: int) -> tuple[list[float], list[bool]]:
         """How likely the tokens ids[start:] are after what stands before them.
@@ -277,46 +232,6 @@ class NativeEngine:
                 self.native.close(number)
         return states
 
-    # --- from options and prompts to sequences
-
-    def options(self, **options: Any) -> SamplingOptions:
-        """Options over the defaults of the model's generation_config.json."""
-        defaults = self.defaults
-        if options.get("num_beams", 1) > 1 or options.get("required"):  # beams do not sample
-            defaults = {k: v for k, v in defaults.items() if k not in ("temperature", "top_k", "top_p", "min_p")}
-        if {"max_length", "max_new_tokens"} & options.keys():
-            defaults = {k: v for k, v in defaults.items() if k != "max_new_tokens"}
-        return SamplingOptions.make(defaults, **options)
-
-    def _prepare(self, prompts: Any, options: dict[str, Any]) -> tuple[SamplingOptions, list[Sequence]]:
-        chosen = self.options(**options)
-        if chosen.draws and chosen.seed is None:
-            chosen = replace(chosen, seed=secrets.randbelow(2**63))
-        for token in chosen.logit_bias or ():
-            self.codec.check(token, "logit_bias")
-        asked: Counter[tuple[int, ...]] = Counter()
-        sequences = []
-        for row, prompt in enumerate(as_prompts(prompts)):
-            ids = self.codec.context(prompt, f"prompts[{row}]")
-            before = asked[tuple(ids)]
-            asked[tuple(ids)] += chosen.n
-            for sample in range(chosen.n):
-                sequences.append(
-                    Sequence(
-                        prompt=ids,
-                        limit=chosen.new_tokens(len(ids)),
-                        transcript=Transcript(self.codec.decoder(), chosen.stop),
-                        key=stream_key(chosen.seed or 0, before + sample),
-                        prompt_index=row,
-                        sample_index=sample,
-                        source=prompt if isinstance(prompt, str) else None,
-                    )
-                )
-        for sequence in sequences:
-            if sequence.limit == 0:
-                sequence.finish_reason = "length"
-        return chosen, sequences
-
     # --- running
 
     def _run(self, sequences: list[Sequence], options: SamplingOptions) -> NativeRun:
@@ -347,32 +262,13 @@ class NativeEngine:
 
     def _search(self, sequences: list[Sequence], options: SamplingOptions) -> None:
         """Beam search is the torch engine's, over our logits; this alone imports PyTorch."""
-        from gptwo.generate.engine import Engine
         from gptwo.generate.native_backend import NativeBackend
+        from gptwo.generate.search import search
 
-        searcher = Engine.__new__(Engine)
-        searcher.codec, searcher.tokenizer, searcher.config = self.codec, self.tokenizer, self.config
-        searcher.max_batch, searcher.backend = self.max_batch, NativeBackend(self)  # type: ignore[assignment]
-        searcher._search(sequences, options)
+        search(NativeBackend(self), self.codec, sequences, options, self.max_batch)
 
-    def _generation(self, sequence: Sequence, options: SamplingOptions) -> Generation:
-        prompt = sequence.source
-        if prompt is None:
-            prompt = "" if self.tokenizer is None else self.tokenizer.decode(sequence.prompt)
-        return Generation(
-            prompt=prompt,
-            text=sequence.transcript.text,
-            ids=list(sequence.ids),
-            finish_reason=sequence.finish_reason,
-            stop=sequence.stop,
-            prompt_index=sequence.prompt_index,
-            sample_index=sequence.sample_index,
-            prompt_tokens=len(sequence.prompt),
-            seed=options.seed if options.draws else None,
-            score=sequence.score,
-            logprobs=list(sequence.logprobs) if options.logprobs else None,
-            notices=list(sequence.notices),
-        )
+    def _judge(self, rows: list[list[int]], starts: list[int]) -> list[tuple[list[float], list[bool]]]:
+        return [self.score(row, start) for row, start in zip(rows, starts, strict=True)]
 
 
 def page_bytes(config: GPT2Config, precision: str) -> int:
@@ -380,20 +276,6 @@ def page_bytes(config: GPT2Config, precision: str) -> int:
     D = config.head_dim
     numbers = D + D % 2 + -(-D // 16) * 16
     return config.n_layer * config.n_head * numbers * _module().PAGE * (4 if precision == "fp32" else 2)
-
-
-def stream_key(seed: int, stream: int) -> int:
-    """`sampling.stream_key` in plain integers."""
-    golden = 0x9E3779B97F4A7C15
-    return _mix(_mix(seed + golden) + stream * golden)
-
-
-def _mix(value: int) -> int:
-    mask = 2**64 - 1
-    value &= mask
-    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & mask
-    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & mask
-    return value ^ (value >> 31)
 
 
 def _module() -> Any:
@@ -422,18 +304,5 @@ def _opened(model: str | Path | Pretrained) -> tuple[Path | None, GPT2Config, To
         info = read_json(folder / "gptwo.json") if (folder / "gptwo.json").is_file() else {}
         tokenizer = load_tokenizer(folder) if named else None
         found = (folder, described.config, tokenizer, info, open_folder(folder))
-    if head != "language":
-        raise UsageError(
-            f"This model scores labels (head {head!r}); it cannot write text.",
-            where=found[0],
-            fix="a model with a language head; labels are given by `gptwo predict`",
-        )
+    check_head(head, found[0])
     return found
-
-
-def _defaults(folder: Path | None) -> dict[str, Any]:
-    """What the model's generation_config.json asks for."""
-    file = None if folder is None else Path(folder) / "generation_config.json"
-    if file is None or not file.is_file():
-        return {}
-    return model_defaults(json.loads(file.read_text(encoding="utf-8")))

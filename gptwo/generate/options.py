@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from gptwo.errors import UsageError, did_you_mean
@@ -150,6 +153,12 @@ class SamplingOptions:
         """Whether tokens are drawn at random."""
         return self.temperature > 0 and self.num_beams == 1
 
+    def seeded(self) -> SamplingOptions:
+        """These options, with a fresh seed where tokens are drawn and none was asked for."""
+        if not self.draws or self.seed is not None:
+            return self
+        return dataclasses.replace(self, seed=secrets.randbelow(2**63))
+
     def new_tokens(self, prompt_tokens: int) -> int:
         """The largest number of new tokens after a prompt of `prompt_tokens` tokens (both limits hold)."""
         limits = [] if self.max_new_tokens is None else [self.max_new_tokens]
@@ -233,6 +242,14 @@ def model_defaults(generation_config: dict[str, Any]) -> dict[str, Any]:
         names |= {name: name for name in ("temperature", "top_k", "top_p", "min_p")}
     found = {ours: generation_config.get(theirs) for theirs, ours in names.items()}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def stored_defaults(folder: Path | None) -> dict[str, Any]:
+    """What the generation_config.json of a model folder asks for; nothing where there is none."""
+    file = None if folder is None else folder / "generation_config.json"
+    if file is None or not file.is_file():
+        return {}
+    return model_defaults(json.loads(file.read_text(encoding="utf-8")))
 
 
 def as_prompts(prompts: str | Sequence[str] | Sequence[Sequence[int]]) -> list[str | list[int]]:

@@ -11,7 +11,8 @@ from torch import Tensor
 from gptwo.errors import GptwoError
 from gptwo.generate.backend import Backend
 from gptwo.generate.options import SamplingOptions
-from gptwo.generate.sampling import History, constrain, draw, shape, uniforms
+from gptwo.generate.randomness import uniforms
+from gptwo.generate.sampling import History, constrain, draw, shape
 from gptwo.generate.scheduler import Scheduler
 from gptwo.generate.sequence import Endings, Sequence
 

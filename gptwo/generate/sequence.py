@@ -28,7 +28,7 @@ class Sequence:
         prompt: token ids the text continues, a start token included; at least one.
         limit: new tokens at most.
         transcript: its text.
-        key: of its random numbers (see `sampling.stream_key`).
+        key: of its random numbers (see `randomness.stream_key`).
         prompt_index, sample_index: which text of which prompt it is.
         source: the prompt as it was given, where it was a text.
     """

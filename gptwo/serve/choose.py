@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gptwo.generate.sampling import MINUS_INFINITY, History, constrain, draw, shape, uniforms
+from gptwo.generate.randomness import uniforms
+from gptwo.generate.sampling import MINUS_INFINITY, History, constrain, draw, shape
 from gptwo.serve.work import Chosen, Row, Scored
 
 BROKEN = "The model's logits are not numbers (NaN)."

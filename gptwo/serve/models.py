@@ -22,7 +22,7 @@ from gptwo.errors import GptwoError, UsageError
 from gptwo.generate.codec import Codec
 from gptwo.generate.constrain import Constrainer
 from gptwo.generate.engine import DTYPES
-from gptwo.generate.options import model_defaults
+from gptwo.generate.options import stored_defaults
 from gptwo.model.pretrained import Pretrained
 from gptwo.runtime import pick_device, pick_precision
 from gptwo.serve.jobs import Lane
@@ -64,7 +64,7 @@ class Served:
     def __post_init__(self) -> None:
         self.codec = Codec(self.pretrained.tokenizer, self.pretrained.config.vocab_size)
         self.config = self.backend.config
-        self.defaults = _defaults(self.pretrained.folder)
+        self.defaults = stored_defaults(self.pretrained.folder)
 
     @property
     def writes(self) -> bool:
@@ -262,11 +262,3 @@ def model_folders(folder: Path) -> list[Path]:
 
 def is_model(folder: Path) -> bool:
     return (folder / "config.json").is_file() or is_adapter(folder)
-
-
-def _defaults(folder: Path | None) -> dict[str, Any]:
-    """What the model's generation_config.json asks for."""
-    file = None if folder is None else Path(folder) / "generation_config.json"
-    if file is None or not file.is_file():
-        return {}
-    return model_defaults(json.loads(file.read_text(encoding="utf-8")))

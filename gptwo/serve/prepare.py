@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from gptwo.errors import DataError, UsageError
 from gptwo.generate.constrain import Constraint
 from gptwo.generate.options import SamplingOptions
-from gptwo.generate.sampling import stream_key
+from gptwo.generate.randomness import stream_key
 from gptwo.generate.sequence import Sequence
 from gptwo.generate.text import Transcript
 from gptwo.serve.chat import chat_ids
@@ -125,10 +124,7 @@ def sampling_options(served: Served, request: Sampling, *, logprobs: bool) -> Sa
             served.codec.check(token, "logit_bias")
     defaults = {name: value for name, value in served.defaults.items() if name != "max_new_tokens"}
     chosen = {name: value for name, value in asked.items() if value is not None}
-    options = SamplingOptions.make(defaults, logprobs=logprobs, **chosen)
-    if options.draws and options.seed is None:
-        options = replace(options, seed=secrets.randbelow(2**63))
-    return options
+    return SamplingOptions.make(defaults, logprobs=logprobs, **chosen).seeded()
 
 
 def texts_of(

@@ -9,6 +9,7 @@ from transformers.generation import logits_process as reference
 
 from gptwo.generate import sampling
 from gptwo.generate.options import SamplingOptions
+from gptwo.generate.randomness import stream_key, uniforms
 
 SEEDS = st.integers(0, 2**31)
 
@@ -149,8 +150,8 @@ def test_bans_that_leave_nothing_are_lifted():
 
 def test_draws_follow_the_distribution():
     logits = torch.tensor([0.1, 0.0, 0.5, 0.4]).log().expand(20000, 4)
-    keys = np.array([sampling.stream_key(3, row) for row in range(20000)], np.uint64)
-    drawn = sampling.draw(logits, torch.from_numpy(sampling.uniforms(keys, np.zeros(20000))))
+    keys = np.array([stream_key(3, row) for row in range(20000)], np.uint64)
+    drawn = sampling.draw(logits, torch.from_numpy(uniforms(keys, np.zeros(20000))))
     shares = torch.bincount(drawn, minlength=4) / 20000
     torch.testing.assert_close(shares, torch.tensor([0.1, 0.0, 0.5, 0.4]), atol=0.015, rtol=0)
     assert shares[1] == 0
@@ -164,18 +165,18 @@ def test_the_ends_of_the_unit_interval_draw_possible_tokens(uniform):
 
 @given(st.integers(0, 2**63 - 1), st.integers(0, 10**6), st.integers(0, 10**6))
 def test_a_random_number_depends_on_seed_stream_and_step_only(seed, stream, step):
-    keys = np.array([sampling.stream_key(seed, one) for one in (stream + 1, stream)], np.uint64)
-    alone = sampling.uniforms(keys[1:], np.array([step]))
-    beside = sampling.uniforms(keys, np.array([step + 5, step]))
+    keys = np.array([stream_key(seed, one) for one in (stream + 1, stream)], np.uint64)
+    alone = uniforms(keys[1:], np.array([step]))
+    beside = uniforms(keys, np.array([step + 5, step]))
     assert alone[0] == beside[1]
     assert 0 <= alone[0] < 1
     assert alone[0] != beside[0]
 
 
 def test_random_numbers_are_uniform_and_uncorrelated():
-    keys = np.array([sampling.stream_key(0, 0)] * 50000, np.uint64)
-    first = sampling.uniforms(keys, np.arange(50000))
-    second = sampling.uniforms(np.full(50000, sampling.stream_key(0, 1), np.uint64), np.arange(50000))
+    keys = np.array([stream_key(0, 0)] * 50000, np.uint64)
+    first = uniforms(keys, np.arange(50000))
+    second = uniforms(np.full(50000, stream_key(0, 1), np.uint64), np.arange(50000))
     assert abs(first.mean() - 0.5) < 0.01
     assert abs(first.var() - 1 / 12) < 0.003
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.02
@@ -184,8 +185,8 @@ def test_random_numbers_are_uniform_and_uncorrelated():
 
 def test_random_numbers_never_change():
     """A seed written down today gives the same text tomorrow."""
-    key = np.array([sampling.stream_key(1, 2)], np.uint64)
-    assert sampling.uniforms(key, np.array([3])).tolist() == GOLDEN
+    key = np.array([stream_key(1, 2)], np.uint64)
+    assert uniforms(key, np.array([3])).tolist() == GOLDEN
 
 
 GOLDEN = [0.5551518603845336]
