@@ -103,6 +103,8 @@ class TorchBatch:
         self._backend, self._cache = backend, cache
         self._padded = min(lengths) < max(lengths)
         self._lengths = torch.tensor(lengths, device=backend.device)  # (R,)
+        self._prompts = list(range(len(lengths)))  # which prompt each row began with
+        self._prompt_slots = cache.length
 
     @torch.inference_mode()
     def step(self, ids: Tensor) -> Tensor:
@@ -120,5 +122,7 @@ class TorchBatch:
         if list(rows) == list(range(len(self._lengths))):
             return
         index = torch.tensor(rows, dtype=torch.long, device=self._backend.device)
-        self._cache.reorder(index)
+        prompts = [self._prompts[row] for row in rows]
+        self._cache.reorder(index, since=self._prompt_slots if prompts == self._prompts else 0)
+        self._prompts = prompts
         self._lengths = self._lengths[index]

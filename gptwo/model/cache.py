@@ -86,12 +86,30 @@ class Cache:
         """Count `new` tokens as seen, after every layer has appended them."""
         self.length += new
 
-    def reorder(self, rows: Tensor) -> None:
-        """Row i becomes a copy of old row rows[i]; rows may repeat or leave some out (beams, finished sequences)."""
-        self.keys = self.keys[:, rows]
-        self.values = self.values[:, rows]
+    def reorder(self, rows: Tensor, since: int = 0) -> None:
+        """Row i becomes a copy of old row rows[i]; rows may repeat or leave some out (beams, finished sequences).
+
+        Args:
+            since: the first token that needs to be moved, where rows stay as many as they are and old row rows[i] has
+                the same tokens as row i before it (beams of one prompt): only the tokens from there on are copied.
+        """
+        if since:
+            self._move(rows, slice(self.prefix + since, self.prefix + self.length))
+        else:
+            filled = slice(0, self.prefix + self.length)
+            for name in ("keys", "values"):
+                old = getattr(self, name)  # (layers, B, H, L, D)
+                new = old.new_empty(old.shape[0], len(rows), *old.shape[2:])
+                new[..., filled, :] = old[..., filled, :][:, rows]
+                setattr(self, name, new)
         if self.documents is not None:
             self.documents = self.documents[rows]
+
+    def _move(self, rows: Tensor, span: slice) -> None:
+        """Copy the slots of `span` from old rows into those that get another one."""
+        changed = (rows != torch.arange(len(rows), device=rows.device)).nonzero().squeeze(1)
+        for slots in (self.keys, self.values):
+            slots[:, changed, :, span] = slots[:, rows[changed], :, span]
 
     def repeat(self, times: int) -> None:
         """Each row becomes `times` neighbouring copies."""

@@ -45,6 +45,18 @@ def test_rows_can_be_reordered_copied_and_left_out(model, filled):
     torch.testing.assert_close(next_scores(model, filled, [1, 2, 3, 4]), whole(model, rows))
 
 
+def test_rows_that_begin_alike_need_only_their_later_tokens_moved(model):
+    ids = torch.tensor([[4, 8, 1, 15], [4, 8, 2, 0], [4, 8, 9, 5]])
+    cache = Cache(CONFIG, 3, 8)
+    with torch.inference_mode():
+        model(ids, cache=cache)
+    before = cache.keys
+    cache.reorder(torch.tensor([2, 1, 1]), since=2)
+    assert cache.keys is before
+    rows = [[*ids[row].tolist(), 3] for row in (2, 1, 1)]
+    torch.testing.assert_close(next_scores(model, cache, [3, 3, 3]), whole(model, rows))
+
+
 def test_each_row_can_be_repeated(model, filled):
     filled.repeat(2)
     tokens = [1, 2, 3, 4, 5, 6]
