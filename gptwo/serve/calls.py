@@ -11,6 +11,7 @@ import numpy as np
 from gptwo.data.sources import Record
 from gptwo.serve.models import Served
 from gptwo.serve.schemas import ExplainRequest
+from gptwo.tasks.runner import ModelRunner
 
 
 class Calls:
@@ -67,13 +68,9 @@ class Calls:
     def _said(self, task: Any, records: Sequence[Record]) -> Any:
         served = self._served
         with served.backend.speaking():
-            return task.predict(
-                served.backend.network,
-                served.codec.need("A task"),
-                records,
-                max_length=served.max_length,
-                precision=served.precision,
-            )
+            tokenizer = served.codec.need("A task")
+            runner = ModelRunner(served.backend.network, tokenizer, served.max_length, served.precision)
+            return task.predict(runner, records)
 
 
 def with_beams(task: Any, num_beams: int) -> Any:

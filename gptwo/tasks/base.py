@@ -6,23 +6,19 @@ Most tasks are a `Predictor`, which has something to say of each record; a langu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
-import torch
 from torch import Tensor
 
-from gptwo.data.batching import Batch, Example, collate
+from gptwo.data.batching import Batch, Example
 from gptwo.data.sources import Record
 from gptwo.errors import UsageError
 from gptwo.evaluate.report import Report
 from gptwo.model.heads import HeadKind, Model
 from gptwo.recipe import TaskSection
+from gptwo.tasks.runner import ModelRunner
 from gptwo.tokenizer import Tokenizer
-
-PREDICT_TOKENS = 4096  # tokens, padding included, that go through the network at once when predicting
-
-Found = TypeVar("Found")
 
 
 class Task(ABC):
@@ -136,14 +132,12 @@ class Task(ABC):
             DataError: the record does not fit the task (an unknown label); names file and row.
         """
 
-    def encode_all(
-        self, records: Sequence[Record], tokenizer: Tokenizer, max_length: int, *, target: bool = True
-    ) -> list[Example]:
+    def encode_all(self, runner: ModelRunner, records: Sequence[Record], *, target: bool = True) -> list[Example]:
         """The examples of records one after the other; `Example.index` says whose each is."""
         return [
             example
             for index, record in enumerate(records)
-            for example in self.encode(record, tokenizer, max_length, index, target=target)
+            for example in self.encode(record, runner.tokenizer, runner.max_length, index, target=target)
         ]
 
     @abstractmethod
@@ -155,9 +149,7 @@ class Task(ABC):
         """What that sum is divided by, over all micro-batches of a step."""
 
     @abstractmethod
-    def evaluate(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
-    ) -> dict[str, float]:
+    def evaluate(self, runner: ModelRunner, records: Sequence[Record]) -> dict[str, float]:
         """Figures of a model on records with targets: those of `figures`."""
 
     @abstractmethod
@@ -165,39 +157,19 @@ class Task(ABC):
         """The verdict on test records; `systems` holds what `opinion` and the baselines gave, by name."""
 
     @abstractmethod
-    def opinion(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
-    ) -> Any:
+    def opinion(self, runner: ModelRunner, records: Sequence[Record]) -> Any:
         """What `report` needs of a model on records: predictions, or scores."""
 
-    def untuned(
-        self,
-        base: Model,
-        start: Model,
-        tokenizer: Tokenizer,
-        records: Sequence[Record],
-        *,
-        max_length: int,
-        precision: str,
-    ) -> Any:
+    def untuned(self, base: Model, runner: ModelRunner, records: Sequence[Record]) -> Any:
         """What the report calls "before tuning", in the form of `opinion`.
 
         Args:
-            base: the model as it was given, with its own head; start: its copy that will be tuned, whose head is
-                fresh where `base` has not the task's. A task that can be done without that head uses `base`.
+            base: the model as it was given, with its own head. A task that can be done without a fresh one uses it.
+            runner: of the copy that will be tuned, whose head is fresh where `base` has not the task's.
         """
-        return self.opinion(start, tokenizer, records, max_length=max_length, precision=precision)
+        return self.opinion(runner, records)
 
-    def probe(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        train: Sequence[Record],
-        records: Sequence[Record],
-        *,
-        max_length: int,
-        precision: str,
-    ) -> Any:
+    def probe(self, runner: ModelRunner, train: Sequence[Record], records: Sequence[Record]) -> Any:
         """What the features of an untuned network are worth with the cheapest head, in the form of `opinion`.
 
         Stands for the model before tuning where its own head would be a fresh one.
@@ -208,14 +180,7 @@ class Task(ABC):
         return None
 
     def calibrate(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        records: Sequence[Record],
-        *,
-        max_length: int,
-        precision: str,
-        target_precision: float | None,
+        self, runner: ModelRunner, records: Sequence[Record], *, target_precision: float | None
     ) -> dict[str, Any]:
         """Fit what makes the confidences of a tuned model mean something; kept in `calibration`.
 
@@ -237,59 +202,12 @@ class Predictor(Task):
     """A task that says something of each record."""
 
     @abstractmethod
-    def predict(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        records: Sequence[Record],
-        *,
-        max_length: int,
-        precision: str = "fp32",
-    ) -> Any:
+    def predict(self, runner: ModelRunner, records: Sequence[Record]) -> Any:
         """What the model says of records, in their order."""
 
     @abstractmethod
     def rows(self, records: Sequence[Record], said: Any) -> list[dict[str, Any]]:
         """What `gptwo predict` prints of each record, but for its place; `said` is what `predict` gave for them."""
 
-    def opinion(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
-    ) -> Any:
-        return self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
-
-
-def length_batches(examples: Sequence[Example], tokens: int = PREDICT_TOKENS) -> Iterator[tuple[list[int], Batch]]:
-    """Batches of examples of like length, with the places of their examples.
-
-    Args:
-        examples: any number.
-        tokens: rows times width of a batch, padding included.
-    """
-    order = sorted(range(len(examples)), key=lambda i: -len(examples[i].ids))
-    start = 0
-    while start < len(order):
-        size = max(1, tokens // max(1, len(examples[order[start]].ids)))
-        places = order[start : start + size]
-        yield places, collate([examples[i] for i in places])
-        start += size
-
-
-def forward_batches(
-    model: Model, examples: Sequence[Example], precision: str, forward: Callable[[Batch], Found]
-) -> Iterator[tuple[list[int], Found]]:
-    """What `forward` makes of examples, batch by batch, with the places of each batch's examples.
-
-    Args:
-        model: in eval mode; the batches come on its device.
-        examples: any number, in any order of lengths.
-        precision: of matrix products, "fp32" or "bf16".
-        forward: runs without gradients and under autocast; what is done with its result does not.
-    """
-    device = next(model.parameters()).device
-    for places, batch in length_batches(examples):
-        with (
-            torch.inference_mode(),
-            torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"),
-        ):
-            found = forward(batch.to(device))
-        yield places, found
+    def opinion(self, runner: ModelRunner, records: Sequence[Record]) -> Any:
+        return self.predict(runner, records)

@@ -29,6 +29,7 @@ from gptwo.recipe import TaskSection
 from gptwo.tasks import trust
 from gptwo.tasks.candidates import Candidates, join, likelihoods
 from gptwo.tasks.lists import ListTask, candidate_scores
+from gptwo.tasks.runner import ModelRunner
 from gptwo.tasks.sequences import is_unspaced, separator, share_room
 from gptwo.tokenizer import Tokenizer
 
@@ -141,51 +142,34 @@ class Choice(ListTask):
         return found
 
     def calibrate(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        records: Sequence[Record],
-        *,
-        max_length: int,
-        precision: str,
-        target_precision: float | None,
+        self, runner: ModelRunner, records: Sequence[Record], *, target_precision: float | None
     ) -> dict[str, Any]:
         self.calibration = {}
-        said = self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
+        said = self.predict(runner, records)
         gold = np.array([self.answer_of(record) for record in records])
         self.calibration = trust.fitted(shares_of(said), gold, chosen_of(said), target_precision)
         return self.calibration
 
-    def evaluate(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
-    ) -> dict[str, float]:
-        said = self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
+    def evaluate(self, runner: ModelRunner, records: Sequence[Record]) -> dict[str, float]:
+        said = self.predict(runner, records)
         gold = [self.answer_of(record) for record in records]
         right = [order_of(scores, i)[0] == answer for i, (scores, answer) in enumerate(zip(said, gold, strict=True))]
         loss = self.mean_loss(said, [self.grades_of(record) for record in records])
         return {"accuracy": float(np.mean(right)), "loss": loss}
 
-    def untuned(
-        self,
-        base: Model,
-        start: Model,
-        tokenizer: Tokenizer,
-        records: Sequence[Record],
-        *,
-        max_length: int,
-        precision: str,
-    ) -> list[np.ndarray]:
+    def untuned(self, base: Model, runner: ModelRunner, records: Sequence[Record]) -> list[np.ndarray]:
         """Zero-shot: by likelihood under the language head, unless the model was tuned for choices before."""
+        start = runner.model
         if base.head_kind == start.head_kind:
-            return self.opinion(start, tokenizer, records, max_length=max_length, precision=precision)
+            return self.opinion(runner, records)
         weight = start.transformer.wte.weight
         if base.head_kind == "language" and not base.config.tie_word_embeddings:
             weight = base.projection.weight.to(weight.device)
         examples = [
-            self.example(record, tokenizer, max_length, i, target=False, score="likelihood")
+            self.example(record, runner.tokenizer, runner.max_length, i, target=False, score="likelihood")
             for i, record in enumerate(records)
         ]
-        return candidate_scores(start, examples, precision, lambda model, found: likelihoods(model, found, weight))
+        return candidate_scores(runner, examples, lambda model, found: likelihoods(model, found, weight))
 
     def baselines(self, train: Sequence[Record], test: Sequence[Record]) -> dict[str, list[np.ndarray]]:
         places = Counter(self.answer_of(record) for record in train)

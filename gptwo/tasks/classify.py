@@ -27,7 +27,8 @@ from gptwo.evaluate.report import Report
 from gptwo.model.heads import Model
 from gptwo.recipe import TaskSection
 from gptwo.tasks import trust
-from gptwo.tasks.base import Predictor, forward_batches
+from gptwo.tasks.base import Predictor
+from gptwo.tasks.runner import ModelRunner
 from gptwo.tasks.sequences import encode_text, head_and_tail
 from gptwo.tokenizer import Tokenizer
 
@@ -203,19 +204,11 @@ class Classify(Predictor):
 
     # predicting -------------------------------------------------------------------------------------------------
 
-    def predict(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        records: Sequence[Record],
-        *,
-        max_length: int,
-        precision: str = "fp32",
-    ) -> Predictions:
+    def predict(self, runner: ModelRunner, records: Sequence[Record]) -> Predictions:
         """Labels and probabilities of records, in their order."""
-        examples = self.encode_all(records, tokenizer, max_length, target=False)
+        examples = self.encode_all(runner, records, target=False)
         table = np.zeros((len(examples), len(self.labels)))
-        for places, scores in forward_batches(model, examples, precision, lambda batch: self.scores(model, batch)):
+        for places, scores in runner.forward_batches(examples, lambda batch: self.scores(runner.model, batch)):
             table[places] = (scores.sigmoid() if self.multi_label else scores.softmax(1)).cpu().numpy()
         return self.calibrated(Predictions(self.decide(table), table, self.labels))
 
@@ -234,10 +227,8 @@ class Classify(Predictor):
             return [self.labels[positive if row[positive] >= self.threshold else 1 - positive] for row in table]
         return [self.labels[i] for i in table.argmax(1)]
 
-    def evaluate(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
-    ) -> dict[str, float]:
-        said = self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
+    def evaluate(self, runner: ModelRunner, records: Sequence[Record]) -> dict[str, float]:
+        said = self.predict(runner, records)
         return self.measure(self.gold(records), said)
 
     def measure(self, gold: list, said: Predictions) -> dict[str, float]:
@@ -291,30 +282,13 @@ class Classify(Predictor):
             system.name: system.fit_predict(texts, truth, wanted) for system in (Majority(), TfidfLogisticRegression())
         }
 
-    def probe(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        train: Sequence[Record],
-        records: Sequence[Record],
-        *,
-        max_length: int,
-        precision: str,
-    ) -> Predictions:
-        return trust.probe(self, model, tokenizer, train, records, max_length=max_length, precision=precision)
+    def probe(self, runner: ModelRunner, train: Sequence[Record], records: Sequence[Record]) -> Predictions:
+        return trust.probe(self, runner, train, records)
 
     def calibrate(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        records: Sequence[Record],
-        *,
-        max_length: int,
-        precision: str,
-        target_precision: float | None,
+        self, runner: ModelRunner, records: Sequence[Record], *, target_precision: float | None
     ) -> dict[str, Any]:
-        how = {"max_length": max_length, "precision": precision}
-        return trust.calibrate(self, model, tokenizer, records, **how, target_precision=target_precision)
+        return trust.calibrate(self, runner, records, target_precision=target_precision)
 
     def report(self, title: str, records: Sequence[Record], systems: dict[str, Any], **fields: Any) -> Report:
         fields = {**trust.reliance(self, records, systems.get(TUNED)), **fields}

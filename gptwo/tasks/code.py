@@ -16,11 +16,10 @@ from gptwo.errors import DataError, UsageError
 from gptwo.evaluate.assess_text import Counted, mean_of
 from gptwo.evaluate.sandbox import Limits, pass_at_k, run_programs
 from gptwo.evaluate.text_metrics import chrf_counts, chrf_of_sums
-from gptwo.model.heads import Model
 from gptwo.recipe import TaskSection
+from gptwo.tasks.runner import ModelRunner
 from gptwo.tasks.texts import Written, write
 from gptwo.tasks.write import Write
-from gptwo.tokenizer import Tokenizer
 
 KS = (1, 5, 10, 100)  # of pass@k, as far as there are so many tries
 COMPLETION = "{prompt}"  # the prompt that is nothing but the code before
@@ -102,19 +101,11 @@ class Code(Write):
         self.execute = execute
         self.measures = (*((f"pass_{k}" for k in KS if k <= self.tries) if execute else ()), "chrf", "exact_match")
 
-    def predict(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        records: Sequence[Record],
-        *,
-        max_length: int,
-        precision: str = "fp32",
-    ) -> Written:
+    def predict(self, runner: ModelRunner, records: Sequence[Record]) -> Written:
         """`tries` programs for each record; the first is the text."""
-        examples = self.encode_all(records, tokenizer, max_length, target=False)
+        examples = self.encode_all(runner, records, target=False)
         prompts = [example.ids for example in examples for _ in range(self.tries)]
-        found = write(model, tokenizer, prompts, self.options(max_length))
+        found = write(runner.model, runner.tokenizer, prompts, self.options(runner.max_length))
         texts = [self.finish(text) for text, _ in found]
         tries = [texts[start : start + self.tries] for start in range(0, len(texts), self.tries)]
         ended = [end for _, end in found[:: self.tries]]

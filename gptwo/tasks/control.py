@@ -26,12 +26,11 @@ from gptwo.evaluate.statistics import share_of_sums
 from gptwo.evaluate.text_metrics import bleu_counts, bleu_of_sums, bleu_tokenizer, distinct, sacrebleu, self_bleu
 from gptwo.generate.options import REQUIRED_BEAMS
 from gptwo.generate.required import holds
-from gptwo.model.heads import Model
 from gptwo.recipe import TaskSection
 from gptwo.tasks.forms import is_form, keeps
+from gptwo.tasks.runner import ModelRunner
 from gptwo.tasks.texts import SAMPLING, Written, evenly, plain_text, write
 from gptwo.tasks.write import Write
-from gptwo.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from gptwo.tasks.judges import Judge
@@ -249,31 +248,26 @@ class Control(Write):
 
     # --- required words
 
-    def predict(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        records: Sequence[Record],
-        *,
-        max_length: int,
-        precision: str = "fp32",
-    ) -> Written:
+    def predict(self, runner: ModelRunner, records: Sequence[Record]) -> Written:
         """A text for each record; with `required` and words to bring in, by constrained beam search."""
         words = [required_of(record) if self.required else [] for record in records]
         free = [place for place, asked in enumerate(words) if not asked]
-        how: dict[str, Any] = {"max_length": max_length, "precision": precision}
-        drawn = super().predict(model, tokenizer, [records[place] for place in free], **how)
+        drawn = super().predict(runner, [records[place] for place in free])
         said = Written([""] * len(records), None, [0] * len(records), [True] * len(records))
         for place, text, cut, ended in zip(free, drawn.texts, drawn.cut, drawn.ended, strict=True):
             said.texts[place], said.cut[place], said.ended[place] = text, cut, ended
-        options = {key: value for key, value in self.options(max_length).items() if key not in (*SAMPLING, "seed")}
+        options = {
+            key: value for key, value in self.options(runner.max_length).items() if key not in (*SAMPLING, "seed")
+        }
         options["num_beams"] = max(REQUIRED_BEAMS, options.get("num_beams", 1))
         for place, asked in enumerate(words):
             if not asked:
                 continue
-            (example,) = self.encode(records[place], tokenizer, max_length, place, target=False)
+            (example,) = self.encode(records[place], runner.tokenizer, runner.max_length, place, target=False)
             try:
-                ((text, ended),) = write(model, tokenizer, [example.ids], {**options, "required": tuple(asked)})
+                ((text, ended),) = write(
+                    runner.model, runner.tokenizer, [example.ids], {**options, "required": tuple(asked)}
+                )
             except UsageError as error:
                 raise DataError(error.what, where=records[place].place(), why=error.why, fix=error.fix) from error
             said.texts[place], said.cut[place], said.ended[place] = self.finish(text), example.truncated, ended

@@ -19,10 +19,10 @@ from gptwo.data.sources import Record
 from gptwo.errors import DataError, UsageError
 from gptwo.evaluate.assess_text import Counted, mean_of
 from gptwo.evaluate.text_metrics import answer_f1, distinct, is_cjk
-from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
 from gptwo.tasks.conversation import ROLES, Message, before_reply, messages_of, to_reply
 from gptwo.tasks.replies import CANDIDATES, RANKED, NearestReply, candidates_of, rank_replies
+from gptwo.tasks.runner import ModelRunner
 from gptwo.tasks.texts import Written, costs_of, evenly
 from gptwo.tasks.write import Write
 from gptwo.tokenizer import Tokenizer
@@ -163,32 +163,26 @@ class Dialogue(Write):
 
     # --- figures
 
-    def evaluate(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
-    ) -> dict[str, float]:
+    def evaluate(self, runner: ModelRunner, records: Sequence[Record]) -> dict[str, float]:
         closed = [to_reply(record) for record in records]
-        return super().evaluate(model, tokenizer, closed, max_length=max_length, precision=precision)
+        return super().evaluate(runner, closed)
 
-    def opinion(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
-    ) -> Written:
+    def opinion(self, runner: ModelRunner, records: Sequence[Record]) -> Written:
         records = [to_reply(record) for record in records]
-        said = super().opinion(model, tokenizer, records, max_length=max_length, precision=precision)
+        said = super().opinion(runner, records)
         asked = ranked_records(records)
-        contexts = [self.prompt_ids(records[i], tokenizer, max_length)[0] for i in asked]
+        contexts = [self.prompt_ids(records[i], runner.tokenizer, runner.max_length)[0] for i in asked]
         candidates = [
-            [self.target_ids(text, tokenizer)[0] for text in texts]
+            [self.target_ids(text, runner.tokenizer)[0] for text in texts]
             for texts in candidates_of([self.references_of(record)[0] for record in records], asked)
         ]
-        said.ranks = placed(rank_replies(model, contexts, candidates), asked, len(records))
+        said.ranks = placed(rank_replies(runner.model, contexts, candidates), asked, len(records))
         return said
 
-    def costs(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
-    ) -> np.ndarray:
+    def costs(self, runner: ModelRunner, records: Sequence[Record]) -> np.ndarray:
         """(N, 2) nats and tokens of all the assistant's messages of each record."""
-        examples = self.encode_all(records, tokenizer, max_length)
-        return costs_of(model, examples, len(records), precision)
+        examples = self.encode_all(runner, records)
+        return costs_of(runner, examples, len(records))
 
     def measured(self, records: Sequence[Record], said: Written) -> dict[str, Counted | float]:
         known = [self.references_of(record) for record in records]

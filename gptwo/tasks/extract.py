@@ -27,8 +27,9 @@ from gptwo.evaluate.spans import Answer, BestSentence, FrequentKind, answer_valu
 from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
 from gptwo.recipe import TaskSection
-from gptwo.tasks.base import Predictor, forward_batches
+from gptwo.tasks.base import Predictor
 from gptwo.tasks.candidates import owner_of
+from gptwo.tasks.runner import ModelRunner
 from gptwo.tasks.sequences import head_and_tail, separator
 from gptwo.tasks.windows import END, START, Reading, answers_of, span_loss
 from gptwo.tokenizer import Tokenizer
@@ -161,25 +162,17 @@ class Extract(Predictor):
 
     # predicting -------------------------------------------------------------------------------------------------
 
-    def predict(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        records: Sequence[Record],
-        *,
-        max_length: int,
-        precision: str = "fp32",
-    ) -> list[Answer]:
+    def predict(self, runner: ModelRunner, records: Sequence[Record]) -> list[Answer]:
         """The answer to the question of each record."""
-        readings = [self.read(record, tokenizer, max_length) for record in records]
+        readings = [self.read(record, runner.tokenizer, runner.max_length) for record in records]
         examples = [one for i, reading in enumerate(readings) for one in self.examples(reading, i, [])]
-        return self.decode(records, readings, self.window_scores(model, examples, precision))
+        return self.decode(records, readings, self.window_scores(runner, examples))
 
-    def window_scores(self, model: Model, examples: Sequence[Example], precision: str) -> list[np.ndarray]:
+    def window_scores(self, runner: ModelRunner, examples: Sequence[Example]) -> list[np.ndarray]:
         """For each window (L, 2) log-probabilities of an answer's beginning and end."""
         found: list[np.ndarray] = [np.zeros(0)] * len(examples)
-        for places, (scores, labels) in forward_batches(
-            model, examples, precision, lambda batch: self.scores(model, batch)
+        for places, (scores, labels) in runner.forward_batches(
+            examples, lambda batch: self.scores(runner.model, batch)
         ):
             shares = scores.log_softmax(1).cpu().numpy()
             sizes = (labels >= 0).sum(1).tolist()
@@ -219,17 +212,15 @@ class Extract(Predictor):
             for record, answer in zip(records, said, strict=True)
         ]
 
-    def evaluate(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
-    ) -> dict[str, float]:
-        readings = [self.read(record, tokenizer, max_length) for record in records]
+    def evaluate(self, runner: ModelRunner, records: Sequence[Record]) -> dict[str, float]:
+        readings = [self.read(record, runner.tokenizer, runner.max_length) for record in records]
         gold = [answers_of(record) for record in records]
         examples = [
             one
             for i, (reading, known) in enumerate(zip(readings, gold, strict=True))
             for one in self.examples(reading, i, known[:1])
         ]
-        scores = self.window_scores(model, examples, precision)
+        scores = self.window_scores(runner, examples)
         said = self.decode(records, readings, scores)
         values = answer_values(said, [[one.text for one in known] for known in gold], questions_of(records))
         losses = []

@@ -27,7 +27,8 @@ from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
 from gptwo.recipe import TaskSection
 from gptwo.tasks import trust
-from gptwo.tasks.base import Predictor, forward_batches
+from gptwo.tasks.base import Predictor
+from gptwo.tasks.runner import ModelRunner
 from gptwo.tasks.sequences import encode_text, head_and_tail
 from gptwo.tasks.texts import evenly
 from gptwo.tokenizer import Tokenizer
@@ -160,20 +161,12 @@ class Joint(Predictor):
         scores = model.logits(hidden).float()
         return scores.split([len(self.names[kind]) for kind in self.kinds], dim=1)
 
-    def predict(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        records: Sequence[Record],
-        *,
-        max_length: int,
-        precision: str = "fp32",
-    ) -> dict[str, metrics.Predictions]:
+    def predict(self, runner: ModelRunner, records: Sequence[Record]) -> dict[str, metrics.Predictions]:
         """Labels and probabilities of records, by kind."""
-        examples = self.encode_all(records, tokenizer, max_length, target=False)
+        examples = self.encode_all(runner, records, target=False)
         names = self.names
         tables = [np.zeros((len(examples), len(names[kind]))) for kind in self.kinds]
-        for places, parts in forward_batches(model, examples, precision, lambda batch: self.scores(model, batch)):
+        for places, parts in runner.forward_batches(examples, lambda batch: self.scores(runner.model, batch)):
             for table, scores in zip(tables, parts, strict=True):
                 table[places] = scores.softmax(1).cpu().numpy()
         found = {}
@@ -188,18 +181,11 @@ class Joint(Predictor):
         return self.calibration.get("kinds", {})
 
     def calibrate(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        records: Sequence[Record],
-        *,
-        max_length: int,
-        precision: str,
-        target_precision: float | None,
+        self, runner: ModelRunner, records: Sequence[Record], *, target_precision: float | None
     ) -> dict[str, Any]:
         """A temperature for each kind with labels enough."""
         self.calibration = {}
-        said = self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
+        said = self.predict(runner, records)
         kinds = {}
         for kind, (there, gold) in self.known(records).items():
             truth = trust.places_of(gold, self.names[kind])
@@ -227,10 +213,8 @@ class Joint(Predictor):
             for kind in self.kinds
         }
 
-    def evaluate(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
-    ) -> dict[str, float]:
-        said = self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
+    def evaluate(self, runner: ModelRunner, records: Sequence[Record]) -> dict[str, float]:
+        said = self.predict(runner, records)
         accuracies, scores, nats, count = [], [], 0.0, 0
         for kind, (there, gold) in self.known(records).items():
             if not gold:
@@ -247,20 +231,12 @@ class Joint(Predictor):
         }
 
     def probe(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        train: Sequence[Record],
-        records: Sequence[Record],
-        *,
-        max_length: int,
-        precision: str,
+        self, runner: ModelRunner, train: Sequence[Record], records: Sequence[Record]
     ) -> dict[str, metrics.Predictions]:
         """Logistic regression on frozen features, one for each kind; see `trust.probe`."""
         chosen = evenly(train, trust.PROBED)
-        how: dict[str, Any] = {"max_length": max_length, "precision": precision}
-        learned = trust.features(self, model, tokenizer, chosen, **how)
-        asked = trust.features(self, model, tokenizer, records, **how)
+        learned = trust.features(self, runner, chosen)
+        asked = trust.features(self, runner, records)
         found = {}
         for kind, (there, gold) in self.known(chosen).items():
             names = self.names[kind]

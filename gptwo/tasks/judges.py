@@ -11,6 +11,7 @@ from gptwo.errors import UsageError
 from gptwo.evaluate.metrics import Predictions
 from gptwo.tasks import restore_task
 from gptwo.tasks.classify import Classify
+from gptwo.tasks.runner import ModelRunner
 
 
 class Judge:
@@ -53,10 +54,8 @@ class Judge:
         loaded = self._loaded
         assert loaded.tokenizer is not None
         most = loaded.config.n_positions
+        longest = min(loaded.info.get("max_length") or most, most)
         return self._task.predict(
-            loaded.model,
-            loaded.tokenizer,
+            ModelRunner(loaded.model, loaded.tokenizer, longest, self._precision),
             [Record({"text": text or " "}, "<text>", row) for row, text in enumerate(texts, 1)],
-            max_length=min(loaded.info.get("max_length") or most, most),
-            precision=self._precision,
         )

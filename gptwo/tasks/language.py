@@ -22,7 +22,8 @@ from gptwo.evaluate.statistics import share_of_sums
 from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
 from gptwo.recipe import TaskSection
-from gptwo.tasks.base import Task, length_batches
+from gptwo.tasks.base import Task
+from gptwo.tasks.runner import ModelRunner, length_batches
 from gptwo.tokenizer import Tokenizer
 
 
@@ -101,21 +102,19 @@ class Language(Task):
     def count(self, batch: Batch) -> float:
         return int((batch.labels != IGNORE).sum())
 
-    def evaluate(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
-    ) -> dict[str, float]:
-        examples = self.encode_all(records, tokenizer, max_length)
+    def evaluate(self, runner: ModelRunner, records: Sequence[Record]) -> dict[str, float]:
+        examples = self.encode_all(runner, records)
         batches = (batch for _, batch in length_batches(examples))
-        return score_batches(model, batches, bytes_of_tokens(tokenizer), precision).metrics()
+        return score_batches(runner.model, batches, bytes_of_tokens(runner.tokenizer), runner.precision).metrics()
 
-    def opinion(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
-    ) -> Scores:
-        sizes = bytes_of_tokens(tokenizer)
+    def opinion(self, runner: ModelRunner, records: Sequence[Record]) -> Scores:
+        sizes = bytes_of_tokens(runner.tokenizer)
         each = []
         for i, record in enumerate(records):
-            batches = [batch for _, batch in length_batches(self.encode(record, tokenizer, max_length, i))]
-            each.append(score_batches(model, batches, sizes, precision))
+            batches = [
+                batch for _, batch in length_batches(self.encode(record, runner.tokenizer, runner.max_length, i))
+            ]
+            each.append(score_batches(runner.model, batches, sizes, runner.precision))
         whole = sum(each, TextScore(0.0, 0, 0))
         return Scores(each, whole)
 

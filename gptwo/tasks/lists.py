@@ -13,9 +13,9 @@ from gptwo.data.batching import Batch, Example
 from gptwo.data.sources import Record
 from gptwo.errors import DataError
 from gptwo.model.heads import Model
-from gptwo.tasks.base import Predictor, forward_batches
+from gptwo.tasks.base import Predictor
 from gptwo.tasks.candidates import Candidates, head_scores, listwise_loss, table_of, unfold
-from gptwo.tokenizer import Tokenizer
+from gptwo.tasks.runner import ModelRunner
 
 
 class ListTask(Predictor):
@@ -58,22 +58,14 @@ class ListTask(Predictor):
         """The loss of scores that `predict` gave, by record."""
         return float(self.objective(*table_of(said, grades))) / len(said)
 
-    def predict(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        records: Sequence[Record],
-        *,
-        max_length: int,
-        precision: str = "fp32",
-    ) -> list[np.ndarray]:
+    def predict(self, runner: ModelRunner, records: Sequence[Record]) -> list[np.ndarray]:
         """Scores of the candidates of each record, as they stand in it."""
-        examples = self.encode_all(records, tokenizer, max_length, target=False)
+        examples = self.encode_all(runner, records, target=False)
         temperature = self.calibration.get("temperature", 1.0)
-        return [scores / temperature for scores in candidate_scores(model, examples, precision, self.scores)]
+        return [scores / temperature for scores in candidate_scores(runner, examples, self.scores)]
 
 
-def candidate_scores(model: Model, examples: Sequence[Example], precision: str, score: Any) -> list[np.ndarray]:
+def candidate_scores(runner: ModelRunner, examples: Sequence[Example], score: Any) -> list[np.ndarray]:
     """Scores of the candidates of each example, float32.
 
     Args:
@@ -82,10 +74,10 @@ def candidate_scores(model: Model, examples: Sequence[Example], precision: str, 
 
     def forward(batch: Batch) -> tuple[Tensor, list[int]]:
         found = unfold(batch)
-        return score(model, found).float().cpu(), found.sizes
+        return score(runner.model, found).float().cpu(), found.sizes
 
     said: list[np.ndarray] = [np.zeros(0)] * len(examples)
-    for places, (scores, sizes) in forward_batches(model, examples, precision, forward):
+    for places, (scores, sizes) in runner.forward_batches(examples, forward):
         for place, part in zip(places, scores.split(sizes), strict=True):
             said[place] = part.numpy()
     return said

@@ -18,11 +18,11 @@ from gptwo.evaluate.assess import TUNED
 from gptwo.evaluate.means import assess_means, worst_means
 from gptwo.evaluate.ranking import BM25, order_of, random_scores, ranking_values
 from gptwo.evaluate.report import Report
-from gptwo.model.heads import Model
 from gptwo.recipe import TaskSection
 from gptwo.tasks import trust
 from gptwo.tasks.candidates import join, last_states, pairwise_loss
 from gptwo.tasks.lists import ListTask, candidate_scores
+from gptwo.tasks.runner import ModelRunner
 from gptwo.tasks.sequences import encode_pair
 from gptwo.tasks.texts import evenly
 from gptwo.tokenizer import Tokenizer
@@ -114,10 +114,8 @@ class Rank(ListTask):
             found.append({"query": record.fields["query"], "ranked": ranked})
         return found
 
-    def evaluate(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
-    ) -> dict[str, float]:
-        said = self.predict(model, tokenizer, records, max_length=max_length, precision=precision)
+    def evaluate(self, runner: ModelRunner, records: Sequence[Record]) -> dict[str, float]:
+        said = self.predict(runner, records)
         grades = [self.grades_of(record) for record in records]
         values = ranking_values(grades, said)
         return {
@@ -125,21 +123,12 @@ class Rank(ListTask):
             "loss": self.mean_loss(said, grades),
         }
 
-    def probe(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        train: Sequence[Record],
-        records: Sequence[Record],
-        *,
-        max_length: int,
-        precision: str,
-    ) -> list[np.ndarray]:
+    def probe(self, runner: ModelRunner, train: Sequence[Record], records: Sequence[Record]) -> list[np.ndarray]:
         """Logistic regression on frozen features of single candidates; see `trust.probe`."""
         lists = max(1, trust.PROBED // max(len(self.candidates_of(record)) for record in train))
         chosen = evenly(train, lists)
         states = [
-            candidate_scores(model, self.encode_all(part, tokenizer, max_length, target=False), precision, last_states)
+            candidate_scores(runner, self.encode_all(runner, part, target=False), last_states)
             for part in (chosen, records)
         ]
         relevant = np.array([grade > 0 for record in chosen for grade in self.grades_of(record)])

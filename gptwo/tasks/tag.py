@@ -26,7 +26,8 @@ from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
 from gptwo.recipe import TaskSection
 from gptwo.tasks import trust
-from gptwo.tasks.base import Predictor, forward_batches
+from gptwo.tasks.base import Predictor
+from gptwo.tasks.runner import ModelRunner
 from gptwo.tasks.sequences import encode_words, split_points
 from gptwo.tasks.texts import evenly
 from gptwo.tokenizer import Tokenizer
@@ -157,17 +158,9 @@ class Tag(Predictor):
         read = (batch.labels.flatten() != IGNORE).nonzero().squeeze(1)
         return model.transformer(batch.ids, batch.positions, batch.documents, read=read)
 
-    def predict(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        records: Sequence[Record],
-        *,
-        max_length: int,
-        precision: str = "fp32",
-    ) -> Predictions:
+    def predict(self, runner: ModelRunner, records: Sequence[Record]) -> Predictions:
         """Tags of every token of records, in their order, in the scheme of the labels."""
-        tables = self.probabilities(model, tokenizer, records, max_length=max_length, precision=precision)
+        tables = self.probabilities(runner, records)
         tags = [[self.labels[place] for place in table.argmax(1)] for table in tables]
         return Predictions(tags, confidences=[float(table.max(1).min(initial=1.0)) for table in tables])
 
@@ -176,36 +169,29 @@ class Tag(Predictor):
             {"tokens": record.fields["tokens"], "tags": tags} for record, tags in zip(records, said.labels, strict=True)
         ]
 
-    def probabilities(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
-    ) -> list[np.ndarray]:
+    def probabilities(self, runner: ModelRunner, records: Sequence[Record]) -> list[np.ndarray]:
         """For each record (its tokens, labels)."""
-        examples = self.encode_all(records, tokenizer, max_length, target=False)
-        shares = lambda batch: self.scores(model, batch).softmax(1)  # noqa: E731
-        return by_record(model, examples, precision, shares, len(records), len(self.labels))
+        examples = self.encode_all(runner, records, target=False)
+        return by_record(
+            runner,
+            examples,
+            lambda batch: self.scores(runner.model, batch).softmax(1),
+            len(records),
+            len(self.labels),
+        )
 
-    def probe(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        train: Sequence[Record],
-        records: Sequence[Record],
-        *,
-        max_length: int,
-        precision: str,
-    ) -> Predictions:
+    def probe(self, runner: ModelRunner, train: Sequence[Record], records: Sequence[Record]) -> Predictions:
         """Logistic regression on frozen features of single tokens; see `trust.probe`."""
         words = sum(len(record.fields["tokens"]) for record in train)
         chosen = evenly(train, max(1, len(train) * trust.PROBED // max(words, trust.PROBED)))
         tags = [tag for tags in self.gold(chosen) for tag in tags]
         learned, asked = (
             by_record(
-                model,
-                self.encode_all(part, tokenizer, max_length, target=False),
-                precision,
-                lambda batch: self.states(model, batch).float(),
+                runner,
+                self.encode_all(runner, part, target=False),
+                lambda batch: self.states(runner.model, batch).float(),
                 len(part),
-                model.config.n_embd,
+                runner.model.config.n_embd,
             )
             for part in (chosen, records)
         )
@@ -215,10 +201,8 @@ class Tag(Predictor):
         said = [[self.labels[place] for place in one.argmax(1)] for one in tables]
         return Predictions(said, confidences=[float(one.max(1).min(initial=1.0)) for one in tables])
 
-    def evaluate(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
-    ) -> dict[str, float]:
-        tables = self.probabilities(model, tokenizer, records, max_length=max_length, precision=precision)
+    def evaluate(self, runner: ModelRunner, records: Sequence[Record]) -> dict[str, float]:
+        tables = self.probabilities(runner, records)
         gold = self.gold(records)
         said = [[self.labels[place] for place in table.argmax(1)] for table in tables]
         table = np.concatenate(tables)  # (words of all records, labels)
@@ -298,17 +282,16 @@ def scheme_of_labels(labels: Sequence[str]) -> str | None:
 
 
 def by_record(
-    model: Model,
+    runner: ModelRunner,
     examples: Sequence[Example],
-    precision: str,
     forward: Callable[[Batch], Tensor],
     records: int,
     width: int,
 ) -> list[np.ndarray]:
     """For each record (its labelled tokens, width) what `forward` gives for those of all rows of a batch."""
     found: list[np.ndarray] = [np.zeros(0)] * len(examples)
-    for places, (values, words) in forward_batches(
-        model, examples, precision, lambda batch: (forward(batch), (batch.labels != IGNORE).sum(1))
+    for places, (values, words) in runner.forward_batches(
+        examples, lambda batch: (forward(batch), (batch.labels != IGNORE).sum(1))
     ):
         for place, part in zip(places, values.cpu().split(words.tolist()), strict=True):
             found[place] = part.numpy()

@@ -20,7 +20,7 @@ from gptwo.generate.options import SamplingOptions
 from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
 from gptwo.model.pretrained import Pretrained
-from gptwo.tasks.base import forward_batches
+from gptwo.tasks.runner import ModelRunner
 from gptwo.tokenizer import Tokenizer
 
 ROWS = 32  # sequences, or beams, that are written together
@@ -63,8 +63,9 @@ def write(
     return texts
 
 
-def costs_of(model: Model, examples: Sequence[Example], records: int, precision: str) -> np.ndarray:
+def costs_of(runner: ModelRunner, examples: Sequence[Example], records: int) -> np.ndarray:
     """(records, 2) nats and number of the labels of examples, added up over the examples of a record."""
+    model = runner.model
 
     def forward(batch: Batch) -> tuple[Tensor, Tensor]:
         assert batch.labels is not None
@@ -78,7 +79,7 @@ def costs_of(model: Model, examples: Sequence[Example], records: int, precision:
         return nats, rows.bincount(minlength=len(nats))
 
     costs = np.zeros((records, 2))
-    for places, (nats, counts) in forward_batches(model, examples, precision, forward):
+    for places, (nats, counts) in runner.forward_batches(examples, forward):
         for place, cost, count in zip(places, nats.tolist(), counts.tolist(), strict=True):
             costs[examples[place].index] += cost, count
     return costs

@@ -21,9 +21,8 @@ from gptwo.evaluate.calibration import (
     tempered,
 )
 from gptwo.evaluate.metrics import Predictions
-from gptwo.model.heads import Model
-from gptwo.tasks.base import Task, forward_batches
-from gptwo.tokenizer import Tokenizer
+from gptwo.tasks.base import Task
+from gptwo.tasks.runner import ModelRunner
 
 if TYPE_CHECKING:
     from gptwo.tasks.classify import Classify
@@ -33,18 +32,11 @@ FRESH_NOTE = "Before tuning: the head is new and has learned nothing, so these f
 
 
 def calibrate(
-    job: Classify,
-    model: Model,
-    tokenizer: Tokenizer,
-    records: Sequence[Record],
-    *,
-    max_length: int,
-    precision: str,
-    target_precision: float | None,
+    job: Classify, runner: ModelRunner, records: Sequence[Record], *, target_precision: float | None
 ) -> dict[str, Any]:
     """Fit a temperature, and a threshold where a precision is asked for; see `Task.calibrate`."""
     job.calibration = {}
-    said = job.predict(model, tokenizer, records, max_length=max_length, precision=precision)
+    said = job.predict(runner, records)
     gold = job.gold(records)
     table = np.asarray(said.probabilities, dtype=float)
     if job.multi_label:
@@ -153,15 +145,7 @@ def fit_notes(job: Task, records: int) -> list[str]:
 
 
 def probe(
-    job: Classify,
-    model: Model,
-    tokenizer: Tokenizer,
-    train: Sequence[Record],
-    records: Sequence[Record],
-    *,
-    max_length: int,
-    precision: str,
-    seed: int = 0,
+    job: Classify, runner: ModelRunner, train: Sequence[Record], records: Sequence[Record], *, seed: int = 0
 ) -> Predictions:
     """Logistic regression on frozen features: what the untuned network knows of the task.
 
@@ -169,9 +153,8 @@ def probe(
     (Alain & Bengio 2016, "Understanding intermediate layers using linear classifier probes").
     """
     chosen = list(train) if len(train) <= PROBED else random.Random(seed).sample(list(train), PROBED)
-    how = {"max_length": max_length, "precision": precision}
-    learned = features(job, model, tokenizer, chosen, **how)
-    asked = features(job, model, tokenizer, records, **how)
+    learned = features(job, runner, chosen)
+    asked = features(job, runner, records)
     gold = job.gold(chosen)
     if job.multi_label:
         columns: Any = metrics.indicator(gold, job.labels)
@@ -206,17 +189,15 @@ def regressed(learned: np.ndarray, columns: np.ndarray, asked: np.ndarray, *, in
     return table
 
 
-def features(
-    job: Task, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
-) -> np.ndarray:
+def features(job: Task, runner: ModelRunner, records: Sequence[Record]) -> np.ndarray:
     """(N, C) hidden states at the last token of each record."""
-    examples = job.encode_all(records, tokenizer, max_length, target=False)
+    examples = job.encode_all(runner, records, target=False)
 
     def last_hidden(batch: Batch) -> Tensor:
-        return model.transformer(batch.ids, batch.positions, batch.documents, read=batch.last).float()  # (N, C)
+        return runner.model.transformer(batch.ids, batch.positions, batch.documents, read=batch.last).float()  # (N, C)
 
-    found = np.zeros((len(examples), model.config.n_embd), dtype=np.float32)
-    for places, states in forward_batches(model, examples, precision, last_hidden):
+    found = np.zeros((len(examples), runner.model.config.n_embd), dtype=np.float32)
+    for places, states in runner.forward_batches(examples, last_hidden):
         found[places] = states.cpu().numpy()
     return found
 

@@ -25,6 +25,7 @@ from gptwo.model.loss import IGNORE
 from gptwo.recipe import TaskSection
 from gptwo.tasks.base import Predictor
 from gptwo.tasks.language import template_fields
+from gptwo.tasks.runner import ModelRunner
 from gptwo.tasks.texts import Written, costs_of, cut_to_fit, decode_options, evenly, plain_text, value_of, write
 from gptwo.tokenizer import Tokenizer
 
@@ -222,18 +223,10 @@ class Write(Predictor):
 
     # --- writing
 
-    def predict(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        records: Sequence[Record],
-        *,
-        max_length: int,
-        precision: str = "fp32",
-    ) -> Written:
+    def predict(self, runner: ModelRunner, records: Sequence[Record]) -> Written:
         """A text for each record, in their order. Weights and products keep the precision of the model."""
-        examples = self.encode_all(records, tokenizer, max_length, target=False)
-        found = write(model, tokenizer, [e.ids for e in examples], self.options(max_length))
+        examples = self.encode_all(runner, records, target=False)
+        found = write(runner.model, runner.tokenizer, [e.ids for e in examples], self.options(runner.max_length))
         return Written(
             [self.finish(text) for text, _ in found], None, [e.truncated for e in examples], [end for _, end in found]
         )
@@ -247,32 +240,25 @@ class Write(Predictor):
         """A text as it is given out."""
         return text.strip()
 
-    def costs(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
-    ) -> np.ndarray:
+    def costs(self, runner: ModelRunner, records: Sequence[Record]) -> np.ndarray:
         """(N, 2) nats and tokens of each record's first reference."""
-        examples = [self.encode(record, tokenizer, max_length, i)[0] for i, record in enumerate(records)]
-        return costs_of(model, examples, len(records), precision)
+        examples = [self.encode(record, runner.tokenizer, runner.max_length, i)[0] for i, record in enumerate(records)]
+        return costs_of(runner, examples, len(records))
 
-    def evaluate(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
-    ) -> dict[str, float]:
-        costs = self.costs(model, tokenizer, records, max_length=max_length, precision=precision)
+    def evaluate(self, runner: ModelRunner, records: Sequence[Record]) -> dict[str, float]:
+        costs = self.costs(runner, records)
         score = TextScore(float(costs[:, 0].sum()), int(costs[:, 1].sum()), 0)
         figures = {"loss": score.loss, "perplexity": score.perplexity}
         if self.evaluate_texts:
             some = evenly(records, self.evaluate_texts)
-            said = self.predict(model, tokenizer, some, max_length=max_length, precision=precision)
+            said = self.predict(runner, some)
             measured = self.measured(some, said)
             figures |= {key: value_of(measured[key]) for key in self.figures if key in measured}
         return figures
 
-    def opinion(
-        self, model: Model, tokenizer: Tokenizer, records: Sequence[Record], *, max_length: int, precision: str
-    ) -> Written:
-        how: dict[str, Any] = {"max_length": max_length, "precision": precision}
-        said = self.predict(model, tokenizer, records, **how)
-        said.costs = self.costs(model, tokenizer, records, **how)
+    def opinion(self, runner: ModelRunner, records: Sequence[Record]) -> Written:
+        said = self.predict(runner, records)
+        said.costs = self.costs(runner, records)
         return said
 
     # --- the verdict

@@ -19,6 +19,7 @@ from gptwo.model.pretrained import Pretrained
 from gptwo.tasks import restore_task
 from gptwo.tasks.base import Predictor, Task
 from gptwo.tasks.code import Code
+from gptwo.tasks.runner import ModelRunner
 from gptwo.tasks.sequences import words_of
 from gptwo.tokenizer import Tokenizer
 from gptwo.train.parts import Part, check_weights
@@ -66,8 +67,7 @@ def predict(
         records = records_of_files([source], loaded, task, task.inputs, columns, format, encoding)
     else:
         records = [with_inputs(record, task) for record in source]
-    tokenizer = tokenizer_of(loaded)
-    said = task.predict(loaded.model, tokenizer, records, max_length=max_length_of(loaded), precision=kind)
+    said = task.predict(runner_of(loaded, kind), records)
     found = []
     for record, row in zip(records, task.rows(records, said), strict=True):
         if not_finite(row):
@@ -157,10 +157,10 @@ def measure(
             raise UsageError(f"The task {task.name} writes no code.", where="--execute", fix="leave it out")
         task.run(True)
     records = records_of_files(data, loaded, task, task.columns, columns, format, encoding)
-    tokenizer, max_length = tokenizer_of(loaded), max_length_of(loaded)
+    runner = runner_of(loaded, kind)
     part = Part("test", records, [], [])
-    part.encode(task, tokenizer, max_length, target=False)
-    said = task.opinion(loaded.model, tokenizer, records, max_length=max_length, precision=kind)
+    part.encode(task, runner.tokenizer, runner.max_length, target=False)
+    said = task.opinion(runner, records)
     title = f"{model} on {Path(data[0]).name}"
     return task.report(title, records, {"Tuned": said}, notes=part.cut(), machine=machine)
 
@@ -206,6 +206,7 @@ def tokenizer_of(loaded: Pretrained) -> Tokenizer:
     return loaded.tokenizer
 
 
-def max_length_of(loaded: Pretrained) -> int:
-    """The tokens of a record at most: what the model was tuned with."""
-    return min(loaded.info.get("max_length") or loaded.config.n_positions, loaded.config.n_positions)
+def runner_of(loaded: Pretrained, precision: str) -> ModelRunner:
+    """A model with as many tokens of a record as it was tuned with."""
+    longest = min(loaded.info.get("max_length") or loaded.config.n_positions, loaded.config.n_positions)
+    return ModelRunner(loaded.model, tokenizer_of(loaded), longest, precision)

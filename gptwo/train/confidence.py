@@ -9,34 +9,26 @@ from gptwo.data.sources import Record
 from gptwo.model.config_json import read_json
 from gptwo.model.pretrained import INFO, Pretrained
 from gptwo.tasks.base import Task
-from gptwo.tokenizer import Tokenizer
+from gptwo.tasks.runner import ModelRunner
 from gptwo.train.run import write_text
 
 
 def calibrate(
     job: Task,
     best: Pretrained,
-    tokenizer: Tokenizer,
+    runner: ModelRunner,
     records: Sequence[Record],
     *,
-    max_length: int,
-    precision: str,
     target_precision: float | None,
 ) -> None:
     """Let the task fit its confidences, and write them beside the model's labels.
 
     Args:
         best: the tuned model, in its folder.
+        runner: of the tuned model.
         records: of the validation data.
     """
-    found = job.calibrate(
-        best.model,
-        tokenizer,
-        records,
-        max_length=max_length,
-        precision=precision,
-        target_precision=target_precision,
-    )
+    found = job.calibrate(runner, records, target_precision=target_precision)
     if found and best.folder is not None:
         best.info["calibration"] = found
         content = {**read_json(best.folder / INFO), "calibration": found}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from gptwo.adapt.freeze import freeze
 from gptwo.adapt.store import carry, load, plain, save
@@ -27,6 +27,7 @@ from gptwo.recipe import Recipe, load_recipe
 from gptwo.tasks import make_task
 from gptwo.tasks.base import Task
 from gptwo.tasks.language import Language
+from gptwo.tasks.runner import ModelRunner
 from gptwo.tasks.trust import before_notes, fit_notes, unseen_notes
 from gptwo.tokenizer import Tokenizer, load_tokenizer
 from gptwo.train.checkpoint import check_space
@@ -70,13 +71,6 @@ class Run:
     report: Report
     outcome: Outcome
     records: dict[str, int]
-
-
-class How(TypedDict):
-    """How records go through the network."""
-
-    max_length: int
-    precision: str
 
 
 def finetune(
@@ -166,16 +160,16 @@ def tune_model(
         hashes["base"] = [adapter.base.fingerprint]
     machine = write_environment(folder, device, precision, hashes, resume=resume)
 
-    how: How = {"max_length": max_length, "precision": precision.value}
+    runner = ModelRunner(start.model, tokenizer, max_length, precision.value)
     test_records = (parts.get("test") or parts["valid"]).records
     before = None
     with adapter.absent(start.model) if adapter else nullcontext():  # a fresh prefix is not the untuned model
         untuned = replace(start, config=start.model.config, adapter=None)
         if start.fresh:
-            before = job.probe(untuned.model, tokenizer, parts["train"].records, test_records, **how)
+            before = job.probe(runner, parts["train"].records, test_records)
         states = before_notes(job, probed=before is not None, fresh=bool(start.fresh))
         if before is None:
-            before = job.untuned(base.model, untuned.model, tokenizer, test_records, **how)
+            before = job.untuned(base.model, runner, test_records)
         samples = write_samples(untuned, job, test_records, recipe, BEFORE)
     notes = notes_of(parts, rejects) + unseen_notes(job, parts["train"].records)
     if adapter:
@@ -186,7 +180,7 @@ def tune_model(
         return [f"{found.prompt}{found.text}" for found in write_samples(start, job, test_records, recipe, TUNED)]
 
     hooks = Hooks(
-        evaluate=lambda: job.evaluate(start.model, tokenizer, parts["valid"].records, **how),
+        evaluate=lambda: job.evaluate(runner, parts["valid"].records),
         metric=metric,
         maximise=metric_name(metric).higher_is_better,
         save_best=lambda: save(start, folder / "best"),
@@ -214,9 +208,10 @@ def tune_model(
         notices=notes,
     )
     best = load(folder / "best", device=device.value, base=base.folder if adapter else None)
-    calibrate(job, best, tokenizer, parts["valid"].records, **how, target_precision=recipe.task.target_precision)
+    runner = replace(runner, model=best.model)
+    calibrate(job, best, runner, parts["valid"].records, target_precision=recipe.task.target_precision)
     states += fit_notes(job, len(parts["valid"].records))
-    after = job.opinion(best.model, tokenizer, test_records, **how)
+    after = job.opinion(runner, test_records)
     samples += write_samples(best, job, test_records, recipe, TUNED)
     systems = {BEFORE: before, TUNED: after, **job.baselines(parts["train"].records, test_records)}
     report = job.report(

@@ -11,6 +11,7 @@ import torch
 from gptwo.data.sources import Record
 from gptwo.serve import answers
 from gptwo.tasks import restore_task
+from gptwo.tasks.runner import ModelRunner
 from tests.serve.conftest import made, post, serving
 
 TEXTS = ["the quick brown fox", "春眠不觉晓", "Once upon a time"]
@@ -49,7 +50,7 @@ def predicted(model, fields):
     """What the task itself says of records."""
     task = restore_task(model.info, model.model.head_kind)
     records = [Record(one, "x", row) for row, one in enumerate(fields, 1)]
-    said = task.predict(model.model, model.tokenizer, records, max_length=96, precision="fp32")
+    said = task.predict(ModelRunner(model.model, model.tokenizer, 96), records)
     return task.rows(records, said)
 
 

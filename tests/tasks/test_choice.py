@@ -11,6 +11,7 @@ from gptwo.errors import DataError, UsageError
 from gptwo.model.config import GPT2Config
 from gptwo.model.pretrained import create
 from gptwo.tasks.choice import TAIL, Choice, pieces_of, read_head, read_likelihood, softmax
+from gptwo.tasks.runner import ModelRunner
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def test_packed_and_padded_records_have_the_same_loss(questions, tokenizer, netw
     batch = collate(examples, row_tokens=row_tokens)
     torch.testing.assert_close(task.loss(model, batch), alone, atol=1e-4, rtol=1e-4)
     assert task.count(batch) == 3
-    found = task.evaluate(model, tokenizer, questions, max_length=32, precision="fp32")
+    found = task.evaluate(ModelRunner(model, tokenizer, 32), questions)
     assert set(found) == set(task.figures)
     assert found["loss"] == pytest.approx(float(alone.detach()) / 3, rel=1e-4)
 
@@ -126,14 +127,14 @@ def test_packed_and_padded_records_have_the_same_loss(questions, tokenizer, netw
 def test_a_record_does_not_depend_on_the_others(questions, tokenizer, network, score):
     task = Choice(score)
     model = network(task.head, task.labels)
-    together = task.predict(model, tokenizer, questions, max_length=32)
+    together = task.predict(ModelRunner(model, tokenizer, 32), questions)
     for one, scores in zip(questions, together, strict=True):
-        np.testing.assert_allclose(task.predict(model, tokenizer, [one], max_length=32)[0], scores, atol=1e-4)
+        np.testing.assert_allclose(task.predict(ModelRunner(model, tokenizer, 32), [one])[0], scores, atol=1e-4)
 
 
 def test_the_likelihood_is_that_of_the_language_model(questions, tokenizer, network):
     task, model = Choice("likelihood"), network("language")
-    (scores, *_) = task.predict(model, tokenizer, questions[:1], max_length=32)
+    (scores, *_) = task.predict(ModelRunner(model, tokenizer, 32), questions[:1])
     stem = [tokenizer.end_id, *tokenizer.encode("the cat sat on the")]
     for choice, score in zip(questions[0].fields["choices"], scores, strict=True):
         ids = [tokenizer.end_id, *tokenizer.encode(f"the cat sat on the {choice}")]
@@ -150,18 +151,17 @@ def test_untuned_means_zero_shot_with_the_language_head(questions, tokenizer, ti
     base = create(config, tokenizer, seed=1).model
     start = create(config, tokenizer, head="sequence", labels=["score"], seed=2).model
     start.transformer.load_state_dict(base.transformer.state_dict())
-    how = {"max_length": 32, "precision": "fp32"}
-    found = Choice("head").untuned(base, start, tokenizer, questions, **how)
-    wanted = Choice("likelihood").opinion(base, tokenizer, questions, **how)
+    found = Choice("head").untuned(base, ModelRunner(start, tokenizer, 32), questions)
+    wanted = Choice("likelihood").opinion(ModelRunner(base, tokenizer, 32), questions)
     for a, b in zip(found, wanted, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
-    again = Choice("head").untuned(start, start, tokenizer, questions, **how)  # tuned for choices before
-    np.testing.assert_allclose(again[0], Choice("head").opinion(start, tokenizer, questions, **how)[0])
+    again = Choice("head").untuned(start, ModelRunner(start, tokenizer, 32), questions)  # tuned for choices before
+    np.testing.assert_allclose(again[0], Choice("head").opinion(ModelRunner(start, tokenizer, 32), questions)[0])
 
 
 def test_predictions_name_the_choice_and_share_a_probability(questions, tokenizer, network):
     task = Choice("likelihood")
-    said = task.predict(network("language"), tokenizer, questions, max_length=32)
+    said = task.predict(ModelRunner(network("language"), tokenizer, 32), questions)
     for row, one, scores in zip(task.rows(questions, said), questions, said, strict=True):
         assert row["answer"] == one.fields["choices"][row["place"]]
         assert row["place"] == scores.argmax()

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from gptwo.data.batching import collate
 from gptwo.errors import DataError, UsageError
 from gptwo.tasks.classify import Classify
+from gptwo.tasks.runner import ModelRunner
 
 
 @pytest.fixture
@@ -207,9 +208,9 @@ def test_a_prediction_does_not_depend_on_the_others(record, tokenizer, network):
     model = network("sequence", task.labels)
     texts = ["the cat", "", "猫坐在垫子上" * 9, "a", "the dog sat on the log. " * 9, "the cat"]
     given = [record(i, text=text) for i, text in enumerate(texts)]
-    together = task.predict(model, tokenizer, given, max_length=20)
+    together = task.predict(ModelRunner(model, tokenizer, 20), given)
     for i, one in enumerate(given):
-        alone = task.predict(model, tokenizer, [one], max_length=20)
+        alone = task.predict(ModelRunner(model, tokenizer, 20), [one])
         assert alone.labels[0] == together.labels[i]
         np.testing.assert_allclose(alone.probabilities[0], together.probabilities[i], atol=1e-6)
     np.testing.assert_allclose(together.probabilities.sum(1), 1, atol=1e-6)
@@ -217,7 +218,7 @@ def test_a_prediction_does_not_depend_on_the_others(record, tokenizer, network):
 
 def test_no_records_give_no_predictions(tokenizer, network):
     task = Classify(["a", "b", "c"])
-    assert task.predict(network("sequence", task.labels), tokenizer, [], max_length=20).labels == []
+    assert task.predict(ModelRunner(network("sequence", task.labels), tokenizer, 20), []).labels == []
 
 
 TABLE = np.array([[0.9, 0.1], [0.65, 0.35], [0.4, 0.6], [0.7, 0.3]])
@@ -254,7 +255,7 @@ def test_the_figures_are_those_that_are_promised(records, tokenizer, network):
         task, given = Classify(**settings), records(*labels)
         task.fit(given)
         model = network("sequence", task.labels)
-        found = task.evaluate(model, tokenizer, given, max_length=32, precision="fp32")
+        found = task.evaluate(ModelRunner(model, tokenizer, 32), given)
         assert set(found) == set(task.figures)
         assert all(np.isfinite(value) for value in found.values())
 
@@ -264,7 +265,7 @@ def test_the_loss_of_an_evaluation_is_that_of_training(records, tokenizer, netwo
         task, given = Classify(**settings), records(*labels)
         task.fit(given)
         model, batch = network("sequence", task.labels), batch_of(task, tokenizer, given)
-        found = task.evaluate(model, tokenizer, given, max_length=32, precision="fp32")["loss"]
+        found = task.evaluate(ModelRunner(model, tokenizer, 32), given)["loss"]
         assert found == pytest.approx(float(task.loss(model, batch).detach()) / task.count(batch), rel=1e-4)
 
 
@@ -274,8 +275,8 @@ def test_f1_is_that_of_the_positive_label(records, tokenizer, network):
         task = Classify(positive=positive)
         task.fit(given)
         model = network("sequence", task.labels)
-        said = task.predict(model, tokenizer, given, max_length=32).labels
+        said = task.predict(ModelRunner(model, tokenizer, 32), given).labels
         gold = task.gold(given)
         hits = sum(a == b == positive for a, b in zip(said, gold, strict=True))
         wanted = 2 * hits / max(1, said.count(positive) + gold.count(positive))
-        assert task.evaluate(model, tokenizer, given, max_length=32, precision="fp32")["f1"] == pytest.approx(wanted)
+        assert task.evaluate(ModelRunner(model, tokenizer, 32), given)["f1"] == pytest.approx(wanted)

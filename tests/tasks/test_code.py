@@ -6,6 +6,7 @@ import pytest
 
 from gptwo.errors import DataError, UsageError
 from gptwo.tasks.code import Code, program_of
+from gptwo.tasks.runner import ModelRunner
 from gptwo.tasks.texts import Written
 
 ADD = {"prompt": "add one", "code": "def f(x):\n    return x + 1", "tests": ["assert f(1) == 2", "assert f(2) == 3"]}
@@ -44,7 +45,7 @@ def test_several_tries_are_drawn(record, tokenizer, network):
     task = Code(tries=3, max_target=8)
     task.fit([record(**ADD)])
     assert not task.single_line
-    said = task.predict(network("language"), tokenizer, [record(**ADD), record(prompt="x", code="y")], max_length=32)
+    said = task.predict(ModelRunner(network("language"), tokenizer, 32), [record(**ADD), record(prompt="x", code="y")])
     assert [len(each) for each in said.tries] == [3, 3]
     assert said.texts == [each[0] for each in said.tries]
     assert len(set(said.tries[0])) > 1

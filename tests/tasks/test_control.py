@@ -11,6 +11,7 @@ from gptwo.model.pretrained import create, save
 from gptwo.tasks import restore_task
 from gptwo.tasks.control import Control, controls_of, holds, literal_values, required_of, slot_errors
 from gptwo.tasks.forms import is_form, keeps, metre
+from gptwo.tasks.runner import ModelRunner
 from gptwo.tasks.texts import Written
 
 pytest.importorskip("sacrebleu")
@@ -110,13 +111,13 @@ def test_required_words_are_written_where_the_task_is_told_to(record, network, t
         record(3, control="z", text="y", required=["dog"]),
     ]
     free, told = (Control(max_target=14, required=on) for on in (False, True))
-    texts = [task.predict(model, tokenizer, asked, max_length=31).texts for task in (free, told)]
+    texts = [task.predict(ModelRunner(model, tokenizer, 31), asked).texts for task in (free, told)]
     assert told.measured(asked, Written(texts[1]))["required_words"].value == 1
     assert free.measured(asked, Written(texts[0]))["required_words"].value < 1
     assert texts[0][1] == texts[1][1]  # a record without such words is drawn as ever
     assert restore_task(told.describe(), "language").required
     with pytest.raises(DataError, match=r"data\.csv:9"):
-        told.predict(model, tokenizer, [record(9, control="x", required="sat on the mat, " * 8)], max_length=31)
+        told.predict(ModelRunner(model, tokenizer, 31), [record(9, control="x", required="sat on the mat, " * 8)])
 
 
 VERSE = {

@@ -16,6 +16,7 @@ from gptwo.model.pretrained import create
 from gptwo.tasks.conversation import Message, before_reply, messages_of, to_reply
 from gptwo.tasks.dialogue import Dialogue
 from gptwo.tasks.replies import NearestReply, candidates_of, rank_replies
+from gptwo.tasks.runner import ModelRunner
 from gptwo.tasks.texts import Written, costs_of
 
 
@@ -75,9 +76,7 @@ def test_the_loss_is_that_of_those_tokens_one_by_one(task, tuned, record):
         scores = tuned.model(torch.tensor([example.ids]))[0].log_softmax(1)
         wanted = -sum(float(scores[i, label]) for i, label in enumerate(example.labels) if label != IGNORE)
         assert float(task.loss(tuned.model, collate([example]))) == pytest.approx(wanted, rel=1e-5)
-    ((nats, tokens),) = task.costs(
-        tuned.model, tuned.tokenizer, [record(messages=TALK)], max_length=64, precision="fp32"
-    )
+    ((nats, tokens),) = task.costs(ModelRunner(tuned.model, tuned.tokenizer, 64), [record(messages=TALK)])
     assert (nats, tokens) == (pytest.approx(wanted, rel=1e-5), len(learned(example)))
 
 
@@ -106,7 +105,7 @@ def test_a_long_dialogue_is_learned_in_pieces_every_reply_once(task, tuned, reco
     whole = Dialogue(max_target=12).encode(talk, tuned.tokenizer, 500)[0]
     assert [label for example in examples for label in learned(example)] == learned(whole)
     assert {example.index for example in examples} == {3}
-    costs = costs_of(tuned.model, examples, 4, "fp32")
+    costs = costs_of(ModelRunner(tuned.model, tuned.tokenizer, max_length), examples, 4)
     assert costs[3, 1] == len(learned(whole))
 
 
@@ -226,10 +225,9 @@ def test_the_nearest_reply_follows_the_most_similar_message():
 
 def test_figures_and_report(task, tuned, record):
     talks = [record(i, messages=said(f"the cat {i}", f"the dog {i}")) for i in range(1, 9)]
-    how = {"max_length": 64, "precision": "fp32"}
-    figures = task.evaluate(tuned.model, tuned.tokenizer, talks, **how)
+    figures = task.evaluate(ModelRunner(tuned.model, tuned.tokenizer, 64), talks)
     assert set(figures) == set(task.figures)
-    opinion = task.opinion(tuned.model, tuned.tokenizer, talks, **how)
+    opinion = task.opinion(ModelRunner(tuned.model, tuned.tokenizer, 64), talks)
     report = task.report("t", talks, {"Tuned": opinion, **task.baselines(talks, talks)})
     assert report.primary == "hits_1"
     assert [system.name for system in report.systems] == ["Tuned", "Most frequent reply", "Nearest reply (TF-IDF)"]

@@ -14,6 +14,7 @@ from gptwo.data.batching import collate
 from gptwo.errors import DataError, UsageError
 from gptwo.model.loss import IGNORE
 from gptwo.tasks.extract import Extract
+from gptwo.tasks.runner import ModelRunner
 from gptwo.tasks.windows import END, START, answers_of, span_loss
 
 CONTEXT = "Anna lives in Berlin. the cat sat on the mat. 猫坐在垫子上，狗坐在木头上。"
@@ -170,7 +171,7 @@ def test_packed_and_padded_windows_have_the_same_loss(ask, tokenizer, network, r
     batch = collate(examples, row_tokens=row_tokens)
     torch.testing.assert_close(task.loss(model, batch), alone, atol=1e-4, rtol=1e-4)
     assert task.count(batch) == len(examples) > 4
-    found = task.evaluate(model, tokenizer, given, max_length=32, precision="fp32")
+    found = task.evaluate(ModelRunner(model, tokenizer, 32), given)
     assert set(found) == set(task.figures)
     assert found["loss"] == pytest.approx(float(alone.detach()) / len(examples), rel=1e-4)
 
@@ -183,9 +184,9 @@ def test_an_answer_does_not_depend_on_the_other_questions(ask, tokenizer, networ
     task = Extract(context=context)
     model = network("token", task.labels)
     given = [ask(), ask(context="the cat"), ask(context=""), ask(question="who is the cat")]
-    together = task.predict(model, tokenizer, given, max_length=32)
+    together = task.predict(ModelRunner(model, tokenizer, 32), given)
     for one, answer in zip(given, together, strict=True):
-        (alone,) = task.predict(model, tokenizer, [one], max_length=32)
+        (alone,) = task.predict(ModelRunner(model, tokenizer, 32), [one])
         assert (alone.text, alone.start) == (answer.text, answer.start)
         assert alone.probability == pytest.approx(answer.probability, abs=1e-5)
         text = one.fields["context"]
@@ -235,7 +236,7 @@ def test_the_report_counts_questions_without_an_answer(ask, tokenizer, network):
     given = [ask("Berlin"), ask(), ask("the cat")]
     task = Extract()
     task.fit(given)
-    said = task.opinion(network("token", task.labels), tokenizer, given, max_length=32, precision="fp32")
+    said = task.opinion(ModelRunner(network("token", task.labels), tokenizer, 32), given)
     report = task.report("answers", given, {"Tuned": said, **task.baselines(given, given)}, notes=["last"])
     assert [system.name for system in report.systems] == [
         "Tuned",

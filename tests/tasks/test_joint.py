@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from gptwo.data.batching import collate
 from gptwo.errors import DataError, UsageError
 from gptwo.tasks.joint import Joint
+from gptwo.tasks.runner import ModelRunner
 
 KINDS = ["topic", "mood"]
 
@@ -45,15 +46,15 @@ def test_the_loss_is_that_of_each_kind_without_missing_labels(task, records, tok
     wanted = wanted + F.cross_entropy(moods[[0, 1, 3, 4, 5]], torch.tensor([1, 0, 0, 1, 1]), reduction="sum")
     torch.testing.assert_close(task.loss(model, batch), wanted)
     assert task.count(batch) == 10
-    found = task.evaluate(model, tokenizer, records, max_length=32, precision="fp32")
+    found = task.evaluate(ModelRunner(model, tokenizer, 32), records)
     assert set(found) == set(task.figures)
     assert found["loss"] == pytest.approx(float(wanted.detach()) / 10, rel=1e-4)
 
 
 def test_a_prediction_does_not_depend_on_the_others(task, records, tokenizer, network):
     model = network("sequence", task.labels)
-    together = task.predict(model, tokenizer, records, max_length=32)
-    alone = task.predict(model, tokenizer, records[2:3], max_length=32)
+    together = task.predict(ModelRunner(model, tokenizer, 32), records)
+    alone = task.predict(ModelRunner(model, tokenizer, 32), records[2:3])
     for kind in KINDS:
         np.testing.assert_allclose(together[kind].probabilities[2], alone[kind].probabilities[0], atol=1e-6)
         np.testing.assert_allclose(together[kind].probabilities.sum(1), 1, atol=1e-6)
@@ -62,7 +63,7 @@ def test_a_prediction_does_not_depend_on_the_others(task, records, tokenizer, ne
 
 
 def test_the_report_has_every_kind(task, records, tokenizer, network):
-    said = task.opinion(network("sequence", task.labels), tokenizer, records, max_length=32, precision="fp32")
+    said = task.opinion(ModelRunner(network("sequence", task.labels), tokenizer, 32), records)
     report = task.report("both", records, {"Tuned": said, **task.baselines(records, records)})
     assert [system.name for system in report.systems] == ["Tuned", "Majority class", "TF-IDF + logistic regression"]
     assert set(report.tables) == set(KINDS)
@@ -75,9 +76,7 @@ def test_the_report_has_every_kind(task, records, tokenizer, network):
 
 
 def test_the_probe_reads_each_kind_off_frozen_features(task, records, tokenizer, network):
-    said = task.probe(
-        network("sequence", task.labels), tokenizer, records * 4, records, max_length=32, precision="fp32"
-    )
+    said = task.probe(ModelRunner(network("sequence", task.labels), tokenizer, 32), records * 4, records)
     for kind, labels in task.names.items():
         np.testing.assert_allclose(said[kind].probabilities.sum(1), 1, atol=1e-6)
         assert said[kind].probabilities.shape == (len(records), len(labels))

@@ -11,6 +11,7 @@ from gptwo.errors import DataError, UsageError
 from gptwo.generate.codec import Codec
 from gptwo.model.loss import IGNORE
 from gptwo.tasks.language import Language, template_fields
+from gptwo.tasks.runner import ModelRunner
 
 POEM = {"title": "猫", "author": "Anna", "text": "猫坐在垫子上。"}
 
@@ -78,9 +79,8 @@ def test_fields_of_a_template():
 def test_records_cost_the_same_one_by_one_and_together(record, tokenizer, network):
     given = [record(text=text) for text in ("the cat sat", "猫坐在垫子上。", "a", "Anna lives in Berlin.")]
     task, model = Language(), network("language")
-    how = {"max_length": 30, "precision": "fp32"}
-    figures = task.evaluate(model, tokenizer, given, **how)
-    opinion = task.opinion(model, tokenizer, given, **how)
+    figures = task.evaluate(ModelRunner(model, tokenizer, 30), given)
+    opinion = task.opinion(ModelRunner(model, tokenizer, 30), given)
     assert set(figures) == set(task.figures)
     assert opinion.whole.metrics() == pytest.approx(figures, rel=1e-5)
     assert opinion.whole.bytes == sum(len(one.fields["text"].encode()) for one in given)
@@ -95,6 +95,6 @@ def test_a_text_costs_what_its_tokens_cost(record, tokenizer, network):
     with torch.inference_mode():
         scores = model(torch.tensor([ids[:-1]]))[0].log_softmax(1)
     wanted = -float(scores[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].sum())
-    found = Language().opinion(model, tokenizer, [record(text="the cat sat")], max_length=30, precision="fp32")
+    found = Language().opinion(ModelRunner(model, tokenizer, 30), [record(text="the cat sat")])
     assert found.whole.nats == pytest.approx(wanted, rel=1e-5)
     assert found.whole.tokens == len(ids) - 1

@@ -11,6 +11,7 @@ from gptwo.data.batching import collate
 from gptwo.errors import DataError
 from gptwo.evaluate.pairs import PairLogisticRegression, overlap
 from gptwo.tasks.match import Match
+from gptwo.tasks.runner import ModelRunner
 
 
 @pytest.fixture
@@ -46,18 +47,17 @@ def test_a_prediction_does_not_depend_on_the_others(pairs, tokenizer, network):
     task = Match(["no", "yes", "perhaps"])
     model = network("sequence", task.labels)
     given = pairs(("the cat", "the dog", ""), ("", "the dog", ""), ("猫坐", "", ""), ("the cat " * 9, "a", ""))
-    together = task.predict(model, tokenizer, given, max_length=20)
+    together = task.predict(ModelRunner(model, tokenizer, 20), given)
     for i, one in enumerate(given):
-        alone = task.predict(model, tokenizer, [one], max_length=20)
+        alone = task.predict(ModelRunner(model, tokenizer, 20), [one])
         np.testing.assert_allclose(alone.probabilities[0], together.probabilities[i], atol=1e-6)
     assert [row["text_a"] for row in task.rows(given, together)] == ["the cat", "", "猫坐", "the cat " * 9]
 
 
 def test_the_order_of_the_texts_matters(pairs, tokenizer, network):
     task = Match(["no", "yes"])
-    said = task.predict(
-        network("sequence", task.labels), tokenizer, pairs(("cat", "dog", ""), ("dog", "cat", "")), max_length=20
-    )
+    runner = ModelRunner(network("sequence", task.labels), tokenizer, 20)
+    said = task.predict(runner, pairs(("cat", "dog", ""), ("dog", "cat", "")))
     assert not np.allclose(said.probabilities[0], said.probabilities[1])
 
 
@@ -78,8 +78,8 @@ def test_the_figures_are_those_of_scikit_learn(pairs, tokenizer, network):
     task = Match(positive="1")
     task.fit(given)
     model = network("sequence", task.labels)
-    said = task.predict(model, tokenizer, given, max_length=32).labels
-    found = task.evaluate(model, tokenizer, given, max_length=32, precision="fp32")
+    said = task.predict(ModelRunner(model, tokenizer, 32), given).labels
+    found = task.evaluate(ModelRunner(model, tokenizer, 32), given)
     gold = task.gold(given)
     assert found["accuracy"] == np.mean([a == b for a, b in zip(gold, said, strict=True)])
     assert found["f1"] == pytest.approx(f1_score(gold, said, pos_label="1", zero_division=0))

@@ -17,6 +17,7 @@ from gptwo.evaluate.statistics import f1_of_sums
 from gptwo.recipe import TaskSection
 from gptwo.tasks import make_task, restore_task
 from gptwo.tasks.ordinal import Hierarchical, Ordinal
+from gptwo.tasks.runner import ModelRunner
 
 pairs = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=40)
 
@@ -61,10 +62,10 @@ def test_the_figures_say_how_far_off(stars, tokenizer, network):
     found = task.measure(task.gold(stars), said)
     assert set(found) == set(task.figures)
     assert found["mean_absolute_error"] == pytest.approx((0 + 3 + 0 + 1 + 1 + 0) / 6)
-    how = {"max_length": 32, "precision": "fp32"}
     model = network("sequence", task.labels)
-    measured = task.evaluate(model, tokenizer, stars, **how)
-    report = task.report("stars", stars, {"Tuned": task.opinion(model, tokenizer, stars, **how), "Other": said})
+    runner = ModelRunner(model, tokenizer, 32)
+    measured = task.evaluate(runner, stars)
+    report = task.report("stars", stars, {"Tuned": task.opinion(runner, stars), "Other": said})
     assert report.primary == "mean_absolute_error"
     assert report.systems[0].value("mean_absolute_error") == pytest.approx(measured["mean_absolute_error"])
     assert report.systems[0].value("quadratic_kappa") == pytest.approx(measured["quadratic_kappa"])
@@ -102,9 +103,9 @@ def test_the_loss_adds_the_branches(record, tokenizer, network):
             inside = [i for i, other in enumerate(PATHS) if task.branch(other, level) == task.branch(path, level)]
             wanted -= row[inside].sum().log()
     torch.testing.assert_close(task.loss(model, batch), wanted, atol=1e-4, rtol=1e-4)
-    found = task.evaluate(model, tokenizer, given_records, max_length=32, precision="fp32")
+    found = task.evaluate(ModelRunner(model, tokenizer, 32), given_records)
     assert set(found) == set(task.figures)
-    said = task.opinion(model, tokenizer, given_records, max_length=32, precision="fp32")
+    said = task.opinion(ModelRunner(model, tokenizer, 32), given_records)
     report = task.report("paths", given_records, {"Tuned": said})
     assert report.tuned.value("hierarchical_f1") == pytest.approx(found["hierarchical_f1"])
 

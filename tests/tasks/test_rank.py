@@ -10,6 +10,7 @@ from gptwo.data.batching import collate
 from gptwo.errors import DataError
 from gptwo.evaluate.ranking import ranking_values
 from gptwo.tasks.rank import Rank
+from gptwo.tasks.runner import ModelRunner
 from gptwo.tasks.sequences import encode_pair
 
 
@@ -66,21 +67,21 @@ def test_what_is_cut_is_counted(record, tokenizer):
 
 def test_a_list_does_not_depend_on_the_others(queries, tokenizer, network):
     task, model = Rank(), network("sequence", ["relevance"])
-    together = task.predict(model, tokenizer, queries, max_length=20)
+    together = task.predict(ModelRunner(model, tokenizer, 20), queries)
     assert [len(scores) for scores in together] == [3, 2, 1]
     for one, scores in zip(queries, together, strict=True):
-        np.testing.assert_allclose(task.predict(model, tokenizer, [one], max_length=20)[0], scores, atol=1e-5)
+        np.testing.assert_allclose(task.predict(ModelRunner(model, tokenizer, 20), [one])[0], scores, atol=1e-5)
 
 
 def test_predictions_are_ranked_lists(queries, tokenizer, network):
     task = Rank()
-    said = task.predict(network("sequence", ["relevance"]), tokenizer, queries, max_length=20)
+    said = task.predict(ModelRunner(network("sequence", ["relevance"]), tokenizer, 20), queries)
     rows = task.rows(queries, said)
     assert rows[0]["query"] == "the cat"
     scores = [found["score"] for found in rows[0]["ranked"]]
     assert scores == sorted(scores, reverse=True)
     assert {found["candidate"] for found in rows[0]["ranked"]} == set(queries[0].fields["candidates"])
-    assert task.predict(network("sequence", ["relevance"]), tokenizer, [], max_length=20) == []
+    assert task.predict(ModelRunner(network("sequence", ["relevance"]), tokenizer, 20), []) == []
 
 
 @pytest.mark.parametrize("kind", ["listwise", "pairwise"])
@@ -98,9 +99,9 @@ def test_packed_and_padded_lists_have_the_same_loss(queries, tokenizer, network,
 def test_the_figures_are_those_that_are_promised(queries, tokenizer, network, kind):
     task, model = Rank(kind), network("sequence", ["relevance"])
     task.fit(queries)
-    found = task.evaluate(model, tokenizer, queries, max_length=32, precision="fp32")
+    found = task.evaluate(ModelRunner(model, tokenizer, 32), queries)
     assert set(found) == set(task.figures)
-    said = task.predict(model, tokenizer, queries, max_length=32)
+    said = task.predict(ModelRunner(model, tokenizer, 32), queries)
     values = ranking_values([task.grades_of(one) for one in queries], said)
     assert found["mrr"] == pytest.approx(values["mrr"].mean())
     batch = collate([task.encode(one, tokenizer, 32, i)[0] for i, one in enumerate(queries)])
@@ -109,7 +110,7 @@ def test_the_figures_are_those_that_are_promised(queries, tokenizer, network, ki
 
 def test_the_report_compares_with_chance_and_bm25(queries, tokenizer, network):
     task = Rank()
-    said = task.opinion(network("sequence", ["relevance"]), tokenizer, queries, max_length=32, precision="fp32")
+    said = task.opinion(ModelRunner(network("sequence", ["relevance"]), tokenizer, 32), queries)
     report = task.report("lists", queries, {"Before tuning": said, "Tuned": said, **task.baselines(queries, queries)})
     assert [system.name for system in report.systems] == ["Before tuning", "Tuned", "Random order", "BM25"]
     assert report.primary == "mrr"

@@ -9,6 +9,7 @@ import torch
 from gptwo.data.batching import collate
 from gptwo.errors import DataError, UsageError
 from gptwo.model.loss import IGNORE
+from gptwo.tasks.runner import ModelRunner
 from gptwo.tasks.sequences import encode_words
 from gptwo.tasks.tag import Tag
 
@@ -120,7 +121,7 @@ def test_with_both_contexts_the_first_word_sees_the_last(record, tokenizer, netw
         task = Tag(["O", "B-X"], context=context)
         model = network("token", task.labels)
         tables = [
-            task.probabilities(model, tokenizer, [record(tokens=words)], max_length=32, precision="fp32")[0]
+            task.probabilities(ModelRunner(model, tokenizer, 32), [record(tokens=words)])[0]
             for words in (["the", "cat", "sat"], ["the", "cat", "dog"])
         ]
         found[context] = np.allclose(tables[0][0], tables[1][0])
@@ -137,10 +138,10 @@ def test_long_sentences_are_split_and_every_token_is_tagged_once(record, tokeniz
     for one in given:
         for example in task.encode(one, tokenizer, max_length, target=False):
             assert 1 <= len(example.ids) == len(example.labels) <= max_length
-    said = task.predict(model, tokenizer, given, max_length=max_length)
+    said = task.predict(ModelRunner(model, tokenizer, max_length), given)
     assert [len(tags) for tags in said.labels] == [0, 1, 7, 32, 2]
     assert all(0 < confidence <= 1 for confidence in said.confidences)
-    alone = [task.predict(model, tokenizer, [one], max_length=max_length).labels[0] for one in given]
+    alone = [task.predict(ModelRunner(model, tokenizer, max_length), [one]).labels[0] for one in given]
     assert said.labels == alone
 
 
@@ -179,7 +180,7 @@ def test_the_loss_of_an_evaluation_is_that_of_training(record, tokenizer, networ
     task.fit(given)
     model = network("token", task.labels)
     batch = collate([example for one in given for example in task.encode(one, tokenizer, 32)])
-    found = task.evaluate(model, tokenizer, given, max_length=32, precision="fp32")
+    found = task.evaluate(ModelRunner(model, tokenizer, 32), given)
     assert set(found) == set(task.figures) == {"entity_f1", "token_accuracy", "loss"}
     assert found["loss"] == pytest.approx(float(task.loss(model, batch).detach()) / 8, rel=1e-4)
 

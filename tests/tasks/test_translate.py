@@ -12,6 +12,7 @@ from gptwo.generate.engine import Engine
 from gptwo.model.loss import IGNORE
 from gptwo.model.pretrained import Pretrained
 from gptwo.tasks import make_task, restore_task
+from gptwo.tasks.runner import ModelRunner
 from gptwo.tasks.texts import Written, costs_of, cut_to_fit, decode_options, evenly
 from gptwo.tasks.translate import Translate
 
@@ -50,7 +51,7 @@ def test_the_loss_is_that_of_the_targets_tokens_one_by_one(task, record, tokeniz
         found = task.loss(model, collate([example]))
     assert float(found) == pytest.approx(wanted, rel=1e-5)
     assert task.count(collate([example])) == len(example.ids) - begin
-    ((nats, tokens),) = costs_of(model, [example], 1, "fp32")
+    ((nats, tokens),) = costs_of(ModelRunner(model, tokenizer, 32), [example], 1)
     assert (nats, tokens) == (pytest.approx(wanted, rel=1e-5), len(example.ids) - begin)
 
 
@@ -190,7 +191,7 @@ def test_options_of_decoding():
 def test_texts_are_those_of_the_engine_in_the_order_of_the_records(task, record, tokenizer, network):
     model = network("language")
     given = [record(**PAIR), record(source="x", target="y"), record(**OTHER)]
-    said = task.predict(model, tokenizer, given, max_length=32)
+    said = task.predict(ModelRunner(model, tokenizer, 32), given)
     engine = Engine(Pretrained(model, tokenizer, model.config))
     for one, text in zip(given, said.texts, strict=True):
         prompt = f"{one.fields['source']}\n=\n"
@@ -202,7 +203,7 @@ def test_texts_are_those_of_the_engine_in_the_order_of_the_records(task, record,
 def test_beams_are_those_of_the_engine_however_many_are_written(record, tokenizer, network):
     model, given = network("language"), [record(**PAIR), record(**OTHER), record(source="a", target="b")]
     task = Translate(decode={"num_beams": 3, "length_penalty": 0.5}, max_target=6)
-    said = task.predict(model, tokenizer, given, max_length=32)
+    said = task.predict(ModelRunner(model, tokenizer, 32), given)
     engine = Engine(Pretrained(model, tokenizer, model.config))
     for one, text in zip(given, said.texts, strict=True):
         (alone,) = engine.generate(
@@ -224,11 +225,11 @@ def test_a_text_of_several_lines_is_ended_only_where_training_has_none(record, t
 def test_figures_and_report(task, record, tokenizer, network):
     pytest.importorskip("sacrebleu")
     given = [record(i, **pair) for i, pair in enumerate((PAIR, OTHER) * 3, start=1)]
-    model, how = network("language"), {"max_length": 32, "precision": "fp32"}
-    figures = task.evaluate(model, tokenizer, given, **how)
+    model = network("language")
+    figures = task.evaluate(ModelRunner(model, tokenizer, 32), given)
     assert set(figures) == set(task.figures) == {"loss", "perplexity", "bleu", "chrf"}
     right = Written([one.fields["target"] for one in given], ended=[True] * 6)
-    systems = {"Before tuning": task.opinion(model, tokenizer, given, **how), "Tuned": right}
+    systems = {"Before tuning": task.opinion(ModelRunner(model, tokenizer, 32), given), "Tuned": right}
     report = task.report("t", given, {**systems, **task.baselines(given, given)})
     assert isinstance(report, Report)
     assert report.primary == "bleu"
