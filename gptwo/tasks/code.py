@@ -17,24 +17,19 @@ from gptwo.evaluate.assess_text import Counted, mean_of
 from gptwo.evaluate.sandbox import Limits, pass_at_k, run_programs
 from gptwo.evaluate.text_metrics import chrf_counts, chrf_of_sums
 from gptwo.recipe import TaskSection
+from gptwo.tasks.indentation import indented
 from gptwo.tasks.runner import ModelRunner
 from gptwo.tasks.texts import Written, write
 from gptwo.tasks.write import Write
+from gptwo.tokenizer import Tokenizer
 
 KS = (1, 5, 10, 100)  # of pass@k, as far as there are so many tries
 COMPLETION = "{prompt}"  # the prompt that is nothing but the code before
-# what ends a function that is being completed
-OUTSIDE = (
-    "\ndef ",
-    "\nclass ",
-    "\n#",
-    "\nif ",
-    "\nprint",
-    "\nassert",
-    "\n@",
-    "\nimport ",
-    "\nfrom ",
-)  # ends a function
+# what ends a function that is being completed, as in the evaluation of Codex and after it
+OUTSIDE = ("\ndef ", "\nclass ", "\n#", "\nif ", "\nprint", "\nassert", "\n@", "\nimport ", "\nfrom ")
+# what ends a program, where no training program has it: what follows a solution in the text of the Web
+BEHIND = (*OUTSIDE, '\n"""', "\n'''", "\n```", "\n<")
+BLANKS = {" ": 8, "\t": 8, "\n": 2}  # so many in a row may stand in any program
 
 
 class Code(Write):
@@ -42,6 +37,10 @@ class Code(Write):
 
     A record holds `prompt`, `code`, and for running it `tests`: statements, or a list of them, that fail where the
     code is wrong; and perhaps `setup`, statements that stand before the code.
+
+    Programs in Python are learned with a tab for each level of indentation, and given out with four spaces (see
+    `gptwo.tasks.indentation`). A program ends where it goes over into what no training program has: a test, a second
+    description, or a longer run of blanks.
 
     With the prompt "{prompt}" alone the code goes on where the prompt ends, as in HumanEval (Chen et al. 2021,
     https://arxiv.org/abs/2107.03374): its white space is kept, and it ends with its function. A record then has an
@@ -75,6 +74,8 @@ class Code(Write):
             )
         self.tries, self.was_run = tries, False
         self.completes = self.prompt == COMPLETION
+        self.tabs = not self.completes
+        self.stops: tuple[str, ...] = OUTSIDE if self.completes else ()
         self.run(execute)
 
     @classmethod
@@ -91,15 +92,31 @@ class Code(Write):
             max_target=info.get("max_target"),
         )
         task.single_line, task.was_run = info.get("single_line", True), bool(info.get("execute"))
+        task.tabs, task.stops = bool(info.get("tabs")), tuple(info.get("stops", task.stops))
         return task
 
     def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "execute": self.execute, "tries": self.tries}
+        own = {"execute": self.execute, "tries": self.tries, "tabs": self.tabs, "stops": list(self.stops)}
+        return {**super().describe(), **own}
 
     def run(self, execute: bool) -> None:
         """Whether programs are run, which decides what is measured."""
         self.execute = execute
         self.measures = (*((f"pass_{k}" for k in KS if k <= self.tries) if execute else ()), "chrf", "exact_match")
+
+    def fit(self, records: Sequence[Record]) -> None:
+        super().fit(records)
+        known = [self.as_learned(text) for record in records for text in self.targets_of(record)]
+        self._longest = [self.as_learned(text) for text in self._longest]
+        ends = OUTSIDE if self.completes else [end for end in BEHIND if not any(end in text for text in known)]
+        self.stops = (*ends, *longer_runs(known))
+
+    def as_learned(self, text: str) -> str:
+        """A program as the network reads and writes it."""
+        return indented(text, "\t") if self.tabs else text
+
+    def target_ids(self, text: str, tokenizer: Tokenizer) -> tuple[list[int], int]:
+        return super().target_ids(self.as_learned(text), tokenizer)
 
     def predict(self, runner: ModelRunner, records: Sequence[Record]) -> Written:
         """`tries` programs for each record; the first is the text."""
@@ -112,12 +129,16 @@ class Code(Write):
         return Written([each[0] for each in tries], None, [e.truncated for e in examples], ended, tries=tries)
 
     def finish(self, text: str) -> str:
-        return text.strip("\n").rstrip()
+        text = text.strip("\n").rstrip()
+        return indented(text, "    ") if self.tabs else text
 
     def options(self, max_length: int) -> dict[str, Any]:
-        """As in `Write`; code that goes on with a function ends with it."""
-        ends = {"stop": OUTSIDE} if self.completes and "stop" not in self.decode else {}
-        return {**super().options(max_length), **ends}
+        """As in `Write`, with what ends a program."""
+        options = super().options(max_length)
+        if "stop" not in self.decode:
+            line = () if self.completes else options.get("stop", ())
+            options["stop"] = (*line, *self.stops)
+        return options
 
     def field_of(self, record: Record, name: str) -> str:
         return str(record.fields[name]) if self.completes else super().field_of(record, name)
@@ -165,6 +186,18 @@ class Code(Write):
         known = vectorizer.fit_transform([self.source_of(record) for record in train])
         nearest = (vectorizer.transform([self.source_of(record) for record in test]) @ known.T).toarray().argmax(1)
         return {"Nearest solution (TF-IDF)": Written([self.targets_of(train[place])[0] for place in nearest])}
+
+
+def longer_runs(texts: Sequence[str]) -> list[str]:
+    r"""Runs of blanks that none of the texts has.
+
+    >>> longer_runs(["a\n\n\n\nb"])
+    ['         ', '\t\t\t\t\t\t\t\t\t', '\n\n\n\n\n']
+    """
+    return [
+        blank * (1 + max([least, *(len(run) for text in texts for run in re.findall(f"{blank}+", text))]))
+        for blank, least in BLANKS.items()
+    ]
 
 
 def program_of(record: Record, code: str) -> str:

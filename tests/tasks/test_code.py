@@ -72,8 +72,43 @@ def test_a_completion_keeps_its_white_space_and_is_run_behind_its_prompt(record,
     (example,) = task.encode(given, tokenizer, 200)
     assert tokenizer.decode(example.ids).startswith(HEAD["prompt"] + "    return x + 1")
     assert task.options(64)["stop"][0] == "\ndef "
-    assert "stop" not in Code(max_target=30).options(64) or Code(max_target=30).options(64)["stop"] == ("\n",)
     right, wrong = "    return x + 1", "    return x"
     found = task.measured([given, given], Written([right, wrong], tries=[[right], [wrong]]))
     assert found["pass_1"].value == pytest.approx(0.5)
     assert found["exact_match"].value == pytest.approx(0.5)
+
+
+def test_levels_of_indentation_are_one_tab_to_the_network_and_four_spaces_to_the_reader(record, tokenizer):
+    codes = ["def f(x):\r\n  if x:\r\n    return 1\r\n  return (x +\n          2)", "def f(x):\n\tif x:\n\t\treturn 1"]
+    task = Code(max_target=60)
+    given = [record(**{**ADD, "code": code}) for code in codes]
+    task.fit(given)
+    (example,) = task.encode(given[0], tokenizer, 200)
+    written = tokenizer.decode([token for token in example.labels if token >= 0], skip_special=True)
+    assert written == "def f(x):\n\tif x:\n\t\treturn 1\n\treturn (x +\n          2)"
+    assert task.finish(written) == "def f(x):\n    if x:\n        return 1\n    return (x +\n          2)"
+    assert [task.references_of(one) for one in given] == [
+        [task.finish(written)],
+        ["def f(x):\n    if x:\n        return 1"],
+    ]
+    assert task.finish("def f(x:\n\treturn") == "def f(x:\n\treturn"
+
+
+def test_a_program_ends_where_no_training_program_goes_on(record):
+    task = Code(max_target=30)
+    task.fit([record(**ADD), record(**{**ADD, "code": "import math\nprint(math.pi)\n\n\n\nprint( 1)"})])
+    stops = task.options(64)["stop"]
+    assert "\nassert" in stops
+    assert "\nprint" not in stops
+    assert (" " * 9) in stops
+    assert "\n" * 5 in stops
+    again = Code.restored({**task.describe(), "decode": {}})
+    assert (again.options(64)["stop"], again.tabs) == (stops, True)
+    own = Code(max_target=30, decode={"stop": ["END"]})
+    own.fit([record(**ADD)])
+    assert own.options(64)["stop"] == ["END"]
+
+
+def test_a_model_of_before_writes_as_it_learned(record):
+    info = {"task": "code", "prompt": None, "decode": {}, "max_target": 30, "single_line": False}
+    assert Code.restored(info).references_of(record(**{**ADD, "code": "if x:\n  y"})) == ["if x:\n  y"]
