@@ -13,9 +13,10 @@ from gptwo.adapt.peft import CONFIG
 from gptwo.adapt.store import load
 from gptwo.errors import GateError, UsageError
 from gptwo.model import pretrained as models
+from gptwo.model.config_json import INFO
 from gptwo.model.folder import whole_folder
 from gptwo.model.heads import Model
-from gptwo.model.pretrained import INFO, Pretrained, is_model_file
+from gptwo.model.pretrained import Pretrained, is_model_file
 
 PROMPTS = (
     "The history of the city begins with a small harbour, and",

@@ -23,11 +23,12 @@ from gptwo.adapt.peft_read import read_adapter
 from gptwo.adapt.peft_write import write_adapter
 from gptwo.errors import DataError, UsageError
 from gptwo.model import pretrained as models
-from gptwo.model.config_json import read_json, write_json
+from gptwo.model.config_json import INFO, read_info, read_json, write_json
 from gptwo.model.folder import whole_folder
 from gptwo.model.heads import HeadKind
-from gptwo.model.pretrained import INFO, Pretrained, is_model_file, load_tokenizer_of, resize_embeddings
+from gptwo.model.pretrained import Pretrained, is_model_file, resize_embeddings
 from gptwo.recipe import Recipe
+from gptwo.tokenizer import find_tokenizer
 
 
 def load(
@@ -63,7 +64,7 @@ def load(
     if not is_adapter(folder):
         return models.load(folder, head=head, labels=labels, device=device, dtype=dtype, seed=seed)
     content = read_json(folder / CONFIG)
-    info = read_json(folder / INFO) if (folder / INFO).is_file() else {}
+    info = read_info(folder)
     described = info.pop("adapter", {})
     found = hub.resolve(base) if base is not None else find_base(folder, described, content)
     below = as_language_model(plain(load(found, device=device, dtype=dtype, **language_head(found))))
@@ -115,7 +116,7 @@ def put_on(folder: Path, base: Pretrained, info: dict[str, Any], described: dict
     """
     known = described.get("base", {})
     check_base(folder, known, base)
-    tokenizer = load_tokenizer_of(folder) or base.tokenizer
+    tokenizer = find_tokenizer(folder) or base.tokenizer
     wanted = described.get("tokenizer")
     if wanted and (tokenizer is None or tokenizer.fingerprint != wanted):
         raise DataError(
@@ -193,7 +194,8 @@ def save(
     stay in it; any other folder that is not empty is left alone.
 
     Args:
-        dtype: of a plain model: precision of the weights in the file; None keeps the one in memory.
+        dtype: of a plain model: precision of the weights in the file; None keeps the one in memory. bfloat16
+            halves the size.
         max_shard_size: of a plain model: bytes, or text such as "500MB"; a larger one is split into several files.
         card: text of README.md; None writes a short one.
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,8 +13,8 @@ from gptwo import hub
 from gptwo.adapt.peft import CONFIG
 from gptwo.adapt.store import is_adapter, load, plain, put_on
 from gptwo.errors import UsageError, did_you_mean
-from gptwo.model.config_json import read_json
-from gptwo.model.pretrained import INFO, Pretrained
+from gptwo.model.config_json import read_info
+from gptwo.model.pretrained import Pretrained
 
 
 @dataclass
@@ -72,7 +71,7 @@ class AdapterSet:
             raise UsageError("The folder holds no adapter.", where=place, why=f"it has no {CONFIG} beside the weights")
         before = self.active
         self.activate(None)
-        info: dict[str, Any] = read_json(place / INFO) if (place / INFO).is_file() else {}
+        info = read_info(place)
         described = info.pop("adapter", {})
         loaded = put_on(place, replace(self.base), info, described)
         assert loaded.adapter is not None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,9 +19,9 @@ from gptwo.errors import GptwoError, MissingError, UsageError, did_you_mean, req
 from gptwo.export import gguf, gguf_check, hf, onnx, onnx_check
 from gptwo.export.check import Check
 from gptwo.model.card import PIPELINES
-from gptwo.model.config_json import config_json, generation_config_json, write_json
-from gptwo.model.folder import flush, remove_leftovers, whole_folder
-from gptwo.model.pretrained import INFO, Pretrained, is_model_file
+from gptwo.model.config_json import INFO
+from gptwo.model.folder import beside, flush, whole_folder
+from gptwo.model.pretrained import Pretrained, is_model_file, write_description
 
 PRECISIONS = {"onnx": ("fp32",), "gguf": tuple(gguf.TYPES), "hf": tuple(hf.DTYPES)}  # format -> what it can be in
 BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}  # of a weight
@@ -146,13 +144,9 @@ def need_packages(to: str, *, unchecked: bool) -> None:
 @contextmanager
 def workplace(target: Path) -> Iterator[Path]:
     """A folder beside the target, on the same disk, that is gone afterwards."""
-    prefix = f".{target.name}.exporting-{socket.gethostname()}-"
-    temporary = target.with_name(f"{prefix}{os.getpid()}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(target, prefix)
-        temporary.mkdir()
-        yield temporary
+        with beside(target, "exporting") as temporary:
+            yield temporary
     except OSError as error:
         raise GptwoError(
             "A file could not be read or written; what stood at the target before is unchanged.",
@@ -160,8 +154,6 @@ def workplace(target: Path) -> Iterator[Path]:
             why=error.strerror or str(error),
             fix="free some space, or choose a place that can be written",
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def open_model(folder: Path, base: str | Path | None, temporary: Path) -> tuple[Pretrained, str | None]:
@@ -237,7 +229,7 @@ def export_onnx(pretrained: Pretrained, target: Path, temporary: Path, precision
     """model.onnx with its tokenizer and config, as a folder."""
     with whole_folder(target, INFO, is_exported) as place:
         file = onnx.write(pretrained.model, place, description(pretrained))
-        write_beside(pretrained, place)
+        write_description(pretrained, place, "float32")
         found = None if unchecked else onnx_check.check(pretrained, file)
         if found is not None:
             found.insist(pretrained.folder)
@@ -267,21 +259,6 @@ def description(pretrained: Pretrained) -> dict[str, Any]:
     """What a file says of its model: its task, labels, whatever gptwo.json knows."""
     known = {key: value for key, value in pretrained.info.items() if not isinstance(value, dict)}
     return {"gptwo": __version__, "head": pretrained.model.head_kind, **known}
-
-
-def write_beside(pretrained: Pretrained, folder: Path) -> None:
-    """Config and tokenizer, in Hugging Face's files, beside a graph."""
-    model, tokenizer = pretrained.model, pretrained.tokenizer
-    start_id, end_id = (tokenizer.start_id, tokenizer.end_id) if tokenizer else (None, None)
-    content = config_json(model.config, model.head_kind, pretrained.labels, start_id, end_id, "float32")
-    if "problem_type" in pretrained.info:
-        content["problem_type"] = pretrained.info["problem_type"]
-    write_json(content, folder / "config.json")
-    if model.head_kind == "language":
-        write_json(generation_config_json(start_id, end_id), folder / "generation_config.json")
-    if tokenizer is not None:
-        tokenizer.save(folder)
-    write_json(pretrained.info, folder / INFO)
 
 
 def onnx_card(pretrained: Pretrained, name: str) -> str:

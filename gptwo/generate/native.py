@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 PRECISIONS = {"fp32": 0, "bf16": 1, "int8": 2, "int4": 3}
 HEAD_OF = {"fp32": "fp32", "bf16": "bf16", "int8": "int8", "int4": "int8"}
 MAX_TOKENS = 256  # of one pass: a longer prompt goes in by chunks of so many
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "encoder.json", "vocab.txt")
 
 
 def isas() -> list[str]:
@@ -288,8 +287,8 @@ def _opened(model: str | Path | Pretrained) -> tuple[Path | None, GPT2Config, To
         head: str | None = model.model.head_kind
         found = (model.folder, model.config, model.tokenizer, model.info, open_pretrained(model))
     else:
-        from gptwo.model.config_json import read_config, read_json
-        from gptwo.tokenizer import load_tokenizer
+        from gptwo.model.config_json import read_config, read_info
+        from gptwo.tokenizer import find_tokenizer
 
         folder = hub.resolve(model)
         if not (folder / "config.json").is_file():
@@ -300,9 +299,6 @@ def _opened(model: str | Path | Pretrained) -> tuple[Path | None, GPT2Config, To
             )
         described = read_config(folder / "config.json")
         head = described.head or "language"
-        named = any((folder / name).is_file() for name in TOKENIZER_FILES) or any(folder.glob("*.tiktoken"))
-        info = read_json(folder / "gptwo.json") if (folder / "gptwo.json").is_file() else {}
-        tokenizer = load_tokenizer(folder) if named else None
-        found = (folder, described.config, tokenizer, info, open_folder(folder))
+        found = (folder, described.config, find_tokenizer(folder), read_info(folder), open_folder(folder))
     check_head(head, found[0])
     return found

@@ -13,6 +13,8 @@ from gptwo.model.config import GPT2Config
 if TYPE_CHECKING:  # a config is read without torch
     from gptwo.model.heads import HeadKind
 
+INFO = "gptwo.json"  # what gptwo knows of a model beside config.json
+
 # Hugging Face's class -> our head.
 ARCHITECTURES: dict[str, HeadKind] = {
     "GPT2LMHeadModel": "language",
@@ -187,6 +189,15 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError("The file does not hold a JSON object.", where=file)
     return content
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """gptwo.json of a model's or an adapter's folder; empty where there is none.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    return read_json(folder / INFO) if (folder / INFO).is_file() else {}
 
 
 def write_json(content: dict[str, Any], file: Path) -> None:

@@ -45,20 +45,16 @@ def whole_folder(target: Path, mark: str, replaces: Callable[[str], bool]) -> It
             why=f"it has no {mark}",
             fix="choose a new or empty folder",
         )
-    prefix = f".{target.name}.saving-{socket.gethostname()}-"
-    temporary = target.with_name(f"{prefix}{os.getpid()}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(target, prefix)
-        temporary.mkdir()
-        yield temporary
-        for file in temporary.rglob("*"):
-            flush(file)
-        swap(temporary, target)
-        for old in temporary.iterdir() if temporary.exists() else ():
-            if not replaces(old.name) and not (target / old.name).exists():
-                old.rename(target / old.name)
-        flush(target.parent)
+        with beside(target, "saving") as temporary:
+            yield temporary
+            for file in temporary.rglob("*"):
+                flush(file)
+            swap(temporary, target)
+            for old in temporary.iterdir() if temporary.exists() else ():
+                if not replaces(old.name) and not (target / old.name).exists():
+                    old.rename(target / old.name)
+            flush(target.parent)
     except OSError as error:
         raise GptwoError(
             "The folder could not be written; what stood there before is unchanged.",
@@ -66,6 +62,25 @@ def whole_folder(target: Path, mark: str, replaces: Callable[[str], bool]) -> It
             why=error.strerror or str(error),
             fix="free some space, or choose a place that can be written",
         ) from error
+
+
+@contextmanager
+def beside(target: Path, doing: str) -> Iterator[Path]:
+    """A new folder beside `target`, on the same disk, that is gone afterwards.
+
+    What processes that are gone have left there is cleared away first.
+
+    Args:
+        target: absolute; folders above it are made.
+        doing: a word for the folder's name.
+    """
+    prefix = f".{target.name}.{doing}-{socket.gethostname()}-"
+    temporary = target.with_name(f"{prefix}{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(target, prefix)
+        temporary.mkdir()
+        yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

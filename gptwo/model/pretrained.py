@@ -17,25 +17,23 @@ from gptwo.model import tensorflow
 from gptwo.model.card import model_card
 from gptwo.model.config import GPT2Config
 from gptwo.model.config_json import (
+    INFO,
     OTHER_HEADS,
     Description,
     config_json,
     generation_config_json,
     read_config,
-    read_json,
+    read_info,
     write_json,
 )
 from gptwo.model.folder import whole_folder
 from gptwo.model.gpt2 import initialise
 from gptwo.model.heads import PROJECTIONS, HeadKind, Model
 from gptwo.model.weights import Stored, open_weights, read_into, write_weights
-from gptwo.tokenizer import Tokenizer, load_tokenizer
+from gptwo.tokenizer import TOKENIZER_FILES, Tokenizer, find_tokenizer
 
 if TYPE_CHECKING:
     from gptwo.adapt.parts import Adapter
-
-INFO = "gptwo.json"
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "encoder.json", "vocab.txt")
 
 
 @dataclass
@@ -89,16 +87,7 @@ def load(
     seed: int | torch.Generator = 0,
     revision: str | None = None,
 ) -> Pretrained:
-    """Load a model by name or folder (see `gptwo.hub.resolve`), ready for use (`model.eval()`).
-
-    Args:
-        head: "language", "sequence" or "token"; None is the head that was saved. Another head than the saved one
-            is fresh: Normal(0, initializer_range), zero bias.
-        labels: names of the labels; needed for a fresh label head. Other labels than the saved ones make a
-            fresh head.
-        device, dtype: where and in which precision the weights are held.
-        seed: of a fresh head, or a CPU generator; the same seed gives the same head on every device.
-        revision: branch, tag or commit on the hub.
+    """Load a plain model by name or folder; the arguments are those of `gptwo.load`.
 
     Raises:
         MissingError: the model or a file of it is not here; the message says what to place where.
@@ -128,7 +117,7 @@ def load(
     fresh = read_into(model, stored, skip_head=is_fresh)
     if fresh:
         draw_head(model, generator(seed))
-    info = read_json(folder / INFO) if (folder / INFO).is_file() else {}
+    info = read_info(folder)
     info.pop("labels", None)
     if is_fresh:
         info.pop("calibration", None)  # it belonged to the old head
@@ -136,7 +125,7 @@ def load(
         info.setdefault("problem_type", described.problem_type)
     if kind != "language":
         info["labels"] = names
-    return Pretrained(model.eval(), load_tokenizer_of(folder), described.config, folder, info, fresh)
+    return Pretrained(model.eval(), find_tokenizer(folder), described.config, folder, info, fresh)
 
 
 def create(
@@ -177,18 +166,10 @@ def save(
     max_shard_size: int | str | None = None,
     card: str | None = None,
 ) -> Path:
-    """Save a model as a folder that gptwo and transformers load; returns the folder.
-
-    The folder appears whole or not at all. An earlier one of gptwo is replaced, files that are none of a model's
-    stay in it; any other folder that is not empty is left alone.
-
-    Args:
-        dtype: precision of the weights in the file; None keeps the one in memory. bfloat16 halves the size.
-        max_shard_size: bytes, or text such as "500MB"; a larger model is split into several files.
-        card: text of README.md; None writes a short one.
+    """Save a plain model as a folder that gptwo and transformers load; the arguments are those of `gptwo.save`.
 
     Raises:
-        UsageError: a foreign folder is in the way.
+        UsageError: a foreign folder is in the way, or the model carries an adapter.
         GptwoError: the disk is full or the place cannot be written.
     """
     if pretrained.adapter is not None:
@@ -197,29 +178,37 @@ def save(
             fix="gptwo.save writes the adapter alone; gptwo merge makes a plain model",
         )
     model, tokenizer = pretrained.model, pretrained.tokenizer
-    start_id = tokenizer.start_id if tokenizer else None
-    end_id = tokenizer.end_id if tokenizer else None
-    labels = pretrained.labels
-    width = model.projection.out_features
-    if model.head_kind != "language" and len(labels) != width:
-        raise UsageError(f"The head has {width} labels, info['labels'] names {len(labels)}.")
+    labels, width = len(pretrained.labels), model.projection.out_features
+    if model.head_kind != "language" and labels != width:
+        raise UsageError(f"The head has {width} labels, info['labels'] names {labels}.")
     precision = str(dtype or next(model.parameters()).dtype).removeprefix("torch.")
 
     target = Path(folder).expanduser()
     with whole_folder(target, INFO, is_model_file) as temporary:
         write_weights(model, temporary, dtype=dtype, max_shard_size=max_shard_size)
-        content = config_json(model.config, model.head_kind, labels, start_id, end_id, precision)
-        if "problem_type" in pretrained.info:
-            content["problem_type"] = pretrained.info["problem_type"]
-        write_json(content, temporary / "config.json")
-        if model.head_kind == "language":
-            write_json(generation_config_json(start_id, end_id), temporary / "generation_config.json")
-        if tokenizer is not None:
-            tokenizer.save(temporary)
-        write_json(pretrained.info, temporary / INFO)
+        write_description(pretrained, temporary, precision)
         text = card if card is not None else model_card(model, tokenizer, pretrained.info, target.name)
         (temporary / "README.md").write_text(text, encoding="utf-8")
     return target
+
+
+def write_description(pretrained: Pretrained, folder: Path, precision: str) -> None:
+    """What stands beside the weights: Hugging Face's configs, the tokenizer, gptwo.json.
+
+    Args:
+        precision: of the weights, as config.json names it ("float32").
+    """
+    model, tokenizer = pretrained.model, pretrained.tokenizer
+    start_id, end_id = (tokenizer.start_id, tokenizer.end_id) if tokenizer else (None, None)
+    content = config_json(model.config, model.head_kind, pretrained.labels, start_id, end_id, precision)
+    if "problem_type" in pretrained.info:
+        content["problem_type"] = pretrained.info["problem_type"]
+    write_json(content, folder / "config.json")
+    if model.head_kind == "language":
+        write_json(generation_config_json(start_id, end_id), folder / "generation_config.json")
+    if tokenizer is not None:
+        tokenizer.save(folder)
+    write_json(pretrained.info, folder / INFO)
 
 
 def resize_embeddings(model: Model, vocab_size: int) -> None:
@@ -309,12 +298,6 @@ def draw_head(model: Model, random: torch.Generator) -> None:
     head = copy.deepcopy(model.projection).to("cpu", torch.float32)
     initialise(head, model.config, random)
     model.projection.load_state_dict(head.state_dict())
-
-
-def load_tokenizer_of(folder: Path) -> Tokenizer | None:
-    """The folder's tokenizer, None where it has no tokenizer's file."""
-    named = any((folder / name).is_file() for name in TOKENIZER_FILES)
-    return load_tokenizer(folder) if named or any(folder.glob("*.tiktoken")) else None
 
 
 def is_model_file(name: str) -> bool:

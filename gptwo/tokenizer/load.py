@@ -20,6 +20,7 @@ WHAT_TO_PLACE = (
     "Place one of these there: tokenizer.json; vocab.json and merges.txt; encoder.json and vocab.bpe; "
     "a .tiktoken file; or vocab.txt (BERT)."
 )
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "encoder.json", "vocab.txt")  # any of them, or *.tiktoken
 _PARTNERS = {"vocab.json": "merges.txt", "encoder.json": "vocab.bpe"}
 
 
@@ -45,6 +46,12 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
             fix=WHAT_TO_PLACE,
         )
     return _load_file(path)
+
+
+def find_tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer of a folder, None where it has no tokenizer's file."""
+    named = any((folder / name).is_file() for name in TOKENIZER_FILES)
+    return load_tokenizer(folder) if named or any(folder.glob("*.tiktoken")) else None
 
 
 def _load_folder(folder: Path) -> Tokenizer:

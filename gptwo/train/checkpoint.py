@@ -8,7 +8,6 @@ that name is always whole.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -21,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gptwo.errors import DataError, GptwoError
+from gptwo.model.folder import flush
 
 WRITING, REMOVING = ".writing-", ".removing-"
 
@@ -81,11 +81,11 @@ def save_checkpoint(
         save_file(_random_state(), scratch / "random.safetensors")
         (scratch / "progress.json").write_text(json.dumps(asdict(progress), indent=1), encoding="utf-8")
         for path in [*scratch.iterdir(), scratch]:
-            _flush(path)
+            flush(path)
         if final.exists():
             _remove(final)
         scratch.rename(final)
-        _flush(parent)
+        flush(parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(scratch, ignore_errors=True)
         raise GptwoError(
@@ -219,12 +219,3 @@ def _restore_random_state(state: dict[str, torch.Tensor]) -> None:
         for name, value in state.items():
             if name != "cpu":
                 torch.cuda.set_rng_state(value, name)
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or a folder's entries, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

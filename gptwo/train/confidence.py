@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 
 from gptwo.data.sources import Record
-from gptwo.model.config_json import read_json
-from gptwo.model.pretrained import INFO, Pretrained
+from gptwo.model.config_json import INFO, read_json
+from gptwo.model.pretrained import Pretrained
 from gptwo.tasks.base import Task
 from gptwo.tasks.runner import ModelRunner
 from gptwo.train.run import write_text
