@@ -25,8 +25,12 @@ def serve(
     max_batch: Annotated[int, typer.Option(min=1, help="Texts that are written together, for each model.")] = 16,
     max_queue: Annotated[int, typer.Option(min=1, help="Prompts that wait; more are answered with 429.")] = 256,
     cache: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of key/value cache for each model; default: enough for max-batch.")
+        str | None,
+        typer.Option(help="Key/value cache of each model: tokens (20000) or bytes (512MB); default: for max-batch."),
     ] = None,
+    share: Annotated[
+        bool, typer.Option("--share/--no-share", help="Texts that begin alike share their cache (native engine).")
+    ] = True,
     prefill_chunk: Annotated[int, typer.Option(min=1, help="Tokens of prompts that are read in a step.")] = 256,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that a request may take.")] = 600.0,
     drain: Annotated[float, typer.Option(min=1, help="Seconds for requests under way when told to stop.")] = 30.0,
@@ -44,6 +48,9 @@ def serve(
     tls_key: Annotated[File, typer.Option(help="PEM file.")] = None,
     chat_template: Annotated[File, typer.Option(help="Jinja template of chats, for models without one.")] = None,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts to the log.")] = False,
+    backend: Annotated[
+        str, typer.Option(help="auto, native (CPU), torch; auto is native for models that write, where it can.")
+    ] = "auto",
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
@@ -61,13 +68,16 @@ def serve(
     if models_dir is not None and not models_dir.is_dir():
         raise MissingError("There is no such folder.", where=models_dir)
     runtime.set_threads(threads)
+    tokens, size = _cache(cache)
     admins = read_keys(admin_keys, "GPTWO_ADMIN_KEYS")
     keys = read_keys(api_keys, "GPTWO_API_KEYS")
     settings = Settings(
         max_batch=max_batch,
         max_queue=max_queue,
         prefill_chunk=prefill_chunk,
-        cache_tokens=cache,
+        cache_tokens=tokens,
+        cache_bytes=size,
+        share=share,
         max_body=max_body,
         max_prompts=max_prompts,
         max_n=max_n,
@@ -82,8 +92,10 @@ def serve(
         log_prompts=log_prompts,
         models_dir=models_dir,
         chat_template=_template(chat_template),
+        backend=backend,
         device=device or "auto",
         precision=precision or "auto",
+        threads=threads,
     )
     address = Address(host, port, tls_certificate, tls_key)
     serve(address, [_named(one) for one in model or []], [_named(one) for one in adapter or []], settings)
@@ -100,6 +112,26 @@ def _named(text: str) -> tuple[str, str]:
         return name, folder
     path = Path(text)
     return (path.resolve().name if path.is_dir() else text), text
+
+
+def _cache(given: str | None) -> tuple[int | None, int | None]:
+    """Tokens or bytes of cache.
+
+    >>> _cache("20000"), _cache("512MB")
+    ((20000, None), (None, 512000000))
+    """
+    from gptwo.errors import UsageError
+    from gptwo.model.weights import parse_size
+
+    if given is None:
+        return None, None
+    try:
+        tokens, size = (int(given), None) if given.isdecimal() else (None, parse_size(given))
+    except UsageError:
+        tokens = size = 0
+    if not (tokens or size):
+        raise UsageError(f"{given!r} is no size of a cache.", where="--cache", fix="tokens, or bytes: 512MB, 2GB")
+    return tokens, size
 
 
 def _template(file: Path | None) -> str | None:

@@ -1,7 +1,7 @@
 """What serving asks of a backend: the numeric work of one step, for all texts of one model.
 
-The scheduler decides which prompts are read and who leaves; a backend reads, keeps keys and values, and chooses
-tokens. Whoever adds a backend (the native engine, another device) implements this and nothing else.
+The scheduler decides which prompts begin and who leaves; a backend reads, keeps keys and values, and chooses
+tokens. Whoever adds a backend (another device) implements this and nothing else.
 
 A backend is used by one thread.
 """
@@ -9,11 +9,10 @@ A backend is used by one thread.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from gptwo.model.config import GPT2Config
-from gptwo.serve.work import Chosen, Chunk, Prompt, Row
+from gptwo.serve.work import Prompt, Row, Step
 
 
 class StepBackend(Protocol):
@@ -24,31 +23,49 @@ class StepBackend(Protocol):
         """The shape of the network."""
 
     @property
+    def precision(self) -> str:
+        """Of the products: "fp32", "bf16", "int8", "int4"."""
+
+    @property
     def token_bytes(self) -> int:
         """What one token takes in the cache."""
 
     @property
     def held(self) -> int:
-        """Tokens in the cache now, of texts and of prompts that are being read; 0 when nothing is left."""
+        """Tokens in the cache now, of texts and of prompts that are being read."""
+
+    def left_over(self) -> str | None:
+        """What is held, in words, though no text runs and no prompt is read; None where nothing is."""
 
     def room_for(self, lengths: Sequence[int]) -> int:
-        """Tokens of cache that texts of at most these lengths may come to take together.
+        """Tokens of cache without which texts of these lengths could not all come to their ends.
 
-        The scheduler admits a prompt only while this stays within its budget, so a text that has begun never waits
-        for cache.
+        The scheduler admits a prompt only while this stays within its budget.
         """
 
-    def step(self, chunks: Sequence[Chunk]) -> list[Chosen]:
-        """Read the chunks, and choose one more token for every text that runs.
+    def admit(self, prompt: Prompt) -> bool:
+        """Take up a prompt where there is cache for it now; whether it was.
 
-        A text runs from the step that reads its prompt's last chunk (which also chooses its first token) until
-        `release`. The newest token of a running text, `row.text.ids[-1]`, is what the scheduler took of it. Chunks of
-        a prompt come in order. Where the prompt is judged, `prompt.judged` grows.
+        A backend that can put texts off, giving their cache to older ones, asks for less in `room_for` and says no
+        here while it does so.
+        """
+
+    def step(self, reading: Sequence[Prompt], budget: int) -> Step:
+        """Go on reading prompts, and choose one more token for the texts that run.
+
+        A text runs from the step in which its prompt has been read (`prompt.whole`) until `release`. The newest token
+        of a running text, `row.text.ids[-1]`, is what the scheduler took of it. Where a prompt is judged,
+        `prompt.judged` grows.
 
         The token depends on the row alone: on its context, options and key, never on what runs beside it.
 
+        Args:
+            reading: prompts that were admitted and have not been read, the oldest first.
+            budget: tokens of prompts that are read at most.
+
         Returns:
-            a token for each running text whose limit is not 0.
+            tokens for the running texts whose limit is not 0; a text that is put off, or whose prompt has just been
+            read, may get its next one in a later step.
         """
 
     def release(self, row: Row) -> None:
@@ -59,10 +76,3 @@ class StepBackend(Protocol):
 
     def hidden(self, rows: Sequence[Sequence[int]]) -> list[Any]:
         """The mean of the last hidden states of each of several rows of token ids, float32 vectors of width n_embd."""
-
-    def speaking(self) -> AbstractContextManager[None]:
-        """For whatever uses `network` in the scheduler's thread: the network is this model, with its adapter."""
-
-    @property
-    def network(self) -> Any:
-        """What tasks call for whole texts: `.transformer(ids, positions, documents)`, `.logits`, `.head_kind`."""

@@ -1,4 +1,5 @@
-"""What is done to whole records of one model in the scheduler's thread: predictions, rankings, vectors."""
+"""What is done to whole records of one model: predictions, rankings, vectors, in the scheduler's thread between two
+steps; what takes long beside the steps, on a twin of the network."""
 
 from __future__ import annotations
 
@@ -9,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from gptwo.data.sources import Record
+from gptwo.model.heads import Model
 from gptwo.serve.models import Served
 from gptwo.serve.schemas import ExplainRequest
+from gptwo.serve.torch_steps import TorchSteps
 from gptwo.tasks.runner import ModelRunner
 
 
@@ -21,16 +24,25 @@ class Calls:
         self._served = served
         self._made: dict[Any, Callable[[list[Any]], list[Any]]] = {}
 
-    def predict(self, num_beams: int | None = None) -> Callable[[list[Record]], list[dict[str, Any]]]:
+    def predict(self) -> Callable[[list[Record]], list[dict[str, Any]]]:
         """What the task says of records, as `gptwo predict` prints it."""
 
         def call(records: list[Record]) -> list[dict[str, Any]]:
-            task = self._served.task
-            if num_beams is not None:
-                task = with_beams(task, num_beams)
-            return task.rows(records, self._said(task, records))  # type: ignore[attr-defined]
+            task: Any = self._served.task
+            return task.rows(records, self._said(task, records))
 
-        return self._once(("predict", num_beams), call)
+        return self._once("predict", call)
+
+    def write(self, num_beams: int | None) -> Callable[[list[Record]], list[dict[str, Any]]]:
+        """What a writing task writes by beams; for a thread of its own."""
+
+        def call(records: list[Record]) -> list[dict[str, Any]]:
+            served = self._served
+            task: Any = served.task if num_beams is None else with_beams(served.task, num_beams)
+            said = self._asked(task, served.beside.model, records)
+            return task.rows(records, said)
+
+        return self._once(("write", num_beams), call)
 
     def rank(self) -> Callable[[list[Record]], list[np.ndarray]]:
         """Scores of the candidates of each record."""
@@ -46,18 +58,15 @@ class Calls:
         return self._once("embed", call)
 
     def explain(self) -> Callable[[list[ExplainRequest]], list[dict[str, Any]]]:
-        """How the model came to what it says."""
+        """How the model came to what it says; for a thread of its own."""
 
         def call(requests: list[ExplainRequest]) -> list[dict[str, Any]]:
             from gptwo.explain import explain
 
             found = []
-            with self._served.backend.speaking():
-                for one in requests:
-                    said = explain(
-                        self._served.pretrained, one.input, target=one.target, at=one.at, steps=one.steps or 32
-                    )
-                    found.append(json.loads(json.dumps(said.to_dict(), default=_plain)))
+            for one in requests:
+                said = explain(self._served.beside, one.input, target=one.target, at=one.at, steps=one.steps or 32)
+                found.append(json.loads(json.dumps(said.to_dict(), default=_plain)))
             return found
 
         return self._once("explain", call)
@@ -66,11 +75,15 @@ class Calls:
         return self._made.setdefault(name, call)
 
     def _said(self, task: Any, records: Sequence[Record]) -> Any:
+        backend = self._served.backend
+        assert isinstance(backend, TorchSteps)
+        with backend.speaking():
+            return self._asked(task, backend.model, records)
+
+    def _asked(self, task: Any, model: Model, records: Sequence[Record]) -> Any:
         served = self._served
-        with served.backend.speaking():
-            tokenizer = served.codec.need("A task")
-            runner = ModelRunner(served.backend.network, tokenizer, served.max_length, served.precision)
-            return task.predict(runner, records)
+        runner = ModelRunner(model, served.codec.need("A task"), served.max_length, served.precision)
+        return task.predict(runner, records)
 
 
 def with_beams(task: Any, num_beams: int) -> Any:

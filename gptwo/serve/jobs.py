@@ -9,7 +9,7 @@ from typing import Any
 
 from gptwo.errors import GptwoError
 from gptwo.serve.backend import StepBackend
-from gptwo.serve.work import Chunk, Prompt, Row
+from gptwo.serve.work import Prompt, Row
 
 
 class Refused(GptwoError):
@@ -42,7 +42,7 @@ class Job:
         call: instead of prompts, what whole records are given to, with `records`; jobs with an equal `call` are done
             together.
         records: of `call`, one result for each.
-        at_once: records of `call` that are done between two steps at most; None: as many as the scheduler allows.
+        apart: `call` takes long: it is done record by record beside the steps, in a thread of its own.
         deadline: on the clock of `time.monotonic`; None is never.
         on_piece: told of each text's new piece, often empty, in the scheduler's thread.
         on_end: told once, with None when all is done or the error that ended it.
@@ -52,7 +52,7 @@ class Job:
     prompts: list[Prompt] = field(default_factory=list)
     call: Callable[[list[Any]], list[Any]] | None = None
     records: list[Any] = field(default_factory=list)
-    at_once: int | None = None
+    apart: bool = False
     deadline: float | None = None
     on_piece: Callable[[Row, str], None] | None = None
     on_end: Callable[[Exception | None], None] = lambda error: None
@@ -73,15 +73,21 @@ class Lane:
         self.reading: list[tuple[Job, Prompt]] = []
         self.running: dict[Row, tuple[Job, Prompt]] = {}
         self.calls: deque[Job] = deque()
+        self.apart: deque[Job] = deque()
 
     @property
     def jobs(self) -> set[Job]:
         """All that are not over."""
-        return {job for job, _ in [*self.waiting, *self.reading, *self.running.values()]} | set(self.calls)
+        return {job for job, _ in [*self.waiting, *self.reading, *self.running.values()]} | {*self.calls, *self.apart}
 
     @property
     def idle(self) -> bool:
-        return not (self.waiting or self.reading or self.running or self.calls)
+        return not (self.busy or self.apart)
+
+    @property
+    def busy(self) -> bool:
+        """Whether the scheduler's own thread has something to do."""
+        return bool(self.waiting or self.reading or self.running or self.calls)
 
     def could_ever_hold(self, prompt: Prompt) -> bool:
         """Whether a prompt fits where nothing else runs."""
@@ -94,25 +100,9 @@ class Lane:
         while self.waiting:
             prompt = self.waiting[0][1]
             lengths += [prompt.longest] * len(prompt.rows)
-            if len(lengths) > self.max_batch or not self._fits(lengths):
+            if len(lengths) > self.max_batch or not self._fits(lengths) or not self.backend.admit(prompt):
                 return
             self.reading.append(self.waiting.popleft())
-
-    def chunks(self) -> list[Chunk]:
-        """What to read in this step. Borders depend on the prompt alone: multiples of the chunk's size."""
-        found: list[Chunk] = []
-        used = widest = 0
-        for _, prompt in self.reading:
-            stop = min(len(prompt.ids), prompt.read + self.chunk)
-            size = stop - prompt.read
-            widest = max(widest, size)
-            used = (len(found) + 1) * widest  # short prompts are padded to the longest
-            if found and (used > self.chunk or not found[-1].is_last):
-                break
-            found.append(Chunk(prompt, prompt.read, stop))
-            if used >= self.chunk:
-                break
-        return found
 
     def _fits(self, lengths: list[int]) -> bool:
         return self.cache_tokens is None or self.backend.room_for(lengths) <= self.cache_tokens

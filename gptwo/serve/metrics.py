@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from gptwo.serve.watch import Watch
+from gptwo.serve.work import Step
 
 if TYPE_CHECKING:
     from gptwo.serve.scheduler import Scheduler
@@ -30,14 +31,15 @@ class Metrics(Watch):
             return Histogram(f"gptwo_{name}", help, buckets=buckets, registry=self.registry)
 
         self.requests = counter("requests", "Answers by route and status.", ("route", "status"))
-        self.tokens = counter("tokens", "Tokens read (prompt) and written (generated).", ("kind",))
+        self.tokens = counter("tokens", "Tokens read (prompt), taken over (shared) and written (generated).", ("kind",))
         self.rejects = counter("rejects", "Requests that were not taken, by reason.", ("reason",))
+        self.put_off = counter("put_off", "Texts whose cache was given to older ones, to be read again later.")
         self.jobs = counter("jobs", "Jobs by how they ended.", ("end",))
         self.first = histogram("time_to_first_token_seconds", "From arrival to the first token.", FIRST)
         self.between = histogram("time_between_tokens_seconds", "From one token of a text to the next.", BETWEEN)
         self.step = histogram("step_seconds", "One step of the scheduler.", BETWEEN)
         self.whole = histogram("request_seconds", "From a request's first byte to its answer's last.", WHOLE)
-        for kind in ("prompt", "generated"):
+        for kind in ("prompt", "shared", "generated"):
             self.tokens.labels(kind)
         for reason in ("queue", "rate_limit_exceeded", "concurrency_limit", "invalid_api_key"):
             self.rejects.labels(reason)
@@ -65,10 +67,11 @@ class Metrics(Watch):
     def ended(self, how: str) -> None:
         self.jobs.labels(how).inc()
 
-    def stepped(self, seconds: float, read: int, written: int) -> None:
+    def stepped(self, seconds: float, step: Step) -> None:
         self.step.observe(seconds)
-        self.tokens.labels("prompt").inc(read)
-        self.tokens.labels("generated").inc(written)
+        for kind, count in (("prompt", step.read), ("shared", step.shared), ("generated", len(step.chosen))):
+            self.tokens.labels(kind).inc(count)
+        self.put_off.inc(step.put_off)
 
     def first_token(self, seconds: float) -> None:
         self.first.observe(seconds)

@@ -13,19 +13,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from gptwo import hub
 from gptwo.adapt.store import is_adapter, load
 from gptwo.adapt.switch import AdapterSet
-from gptwo.errors import GptwoError, UsageError
+from gptwo.errors import UsageError
 from gptwo.generate.codec import Codec
 from gptwo.generate.constrain import Constrainer
-from gptwo.generate.engine import DTYPES
+from gptwo.generate.native import NativeEngine
 from gptwo.generate.options import stored_defaults
 from gptwo.model.pretrained import Pretrained
-from gptwo.runtime import pick_device, pick_precision
+from gptwo.serve.aside import twin
 from gptwo.serve.jobs import Lane
+from gptwo.serve.loading import open_model
 from gptwo.serve.scheduler import Scheduler
 from gptwo.serve.settings import Settings
 from gptwo.serve.torch_steps import TorchSteps
@@ -33,6 +32,7 @@ from gptwo.tasks import restore_task
 
 if TYPE_CHECKING:
     from gptwo.serve.calls import Calls
+    from gptwo.serve.native_steps import NativeSteps
     from gptwo.tasks.base import Task
 
 NAME = re.compile(r"\w[\w.:@/-]{0,126}", re.ASCII)
@@ -44,27 +44,31 @@ class Served:
 
     Args:
         name: as clients write it.
-        pretrained: the model; one over a shared base is whole only inside `backend.speaking()`.
+        model: what is known of it, and where it is one of PyTorch its network, which over a shared base is whole only
+            inside `backend.speaking()`.
         task: what it is tuned for.
         backend: does its work.
         source: the folder or name it came from.
+        make_beside: see `beside`.
         base: the name of the model whose weights it shares.
     """
 
     name: str
-    pretrained: Pretrained
+    model: Pretrained | NativeEngine
     task: Task
-    backend: TorchSteps
+    backend: TorchSteps | NativeSteps
     source: str
     head: str
+    make_beside: Callable[[], Pretrained]
     base: str | None = None
     half: bool = False  # products in bf16 over weights in float32: of heads with labels
     created: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
-        self.codec = Codec(self.pretrained.tokenizer, self.pretrained.config.vocab_size)
+        self.codec = Codec(self.model.tokenizer, self.model.config.vocab_size)
         self.config = self.backend.config
-        self.defaults = stored_defaults(self.pretrained.folder)
+        self.defaults = stored_defaults(self.model.folder)
+        self.labels = list(self.model.info.get("labels", []))
 
     @property
     def writes(self) -> bool:
@@ -73,8 +77,14 @@ class Served:
 
     @property
     def precision(self) -> str:
-        """Of the products of a task."""
-        return "bf16" if self.backend.dtype == torch.bfloat16 or self.half else "fp32"
+        """Of the products of a task, which PyTorch computes."""
+        return "bf16" if self.backend.precision == "bf16" or self.half else "fp32"
+
+    @cached_property
+    def beside(self) -> Pretrained:
+        """A network of its own over the same weights, for one thread beside the scheduler's; made when it is first
+        needed."""
+        return self.make_beside()
 
     @cached_property
     def calls(self) -> Calls:
@@ -91,7 +101,7 @@ class Served:
     @cached_property
     def template(self) -> str | None:
         """The Jinja template of its tokenizer."""
-        folder = self.pretrained.folder
+        folder = self.model.folder
         if folder is None:
             return None
         alone = Path(folder) / "chat_template.jinja"
@@ -106,7 +116,7 @@ class Served:
     @property
     def max_length(self) -> int:
         """Tokens of a record at most, as it was tuned."""
-        return min(self.pretrained.info.get("max_length") or self.config.n_positions, self.config.n_positions)
+        return min(self.model.info.get("max_length") or self.config.n_positions, self.config.n_positions)
 
 
 class Models:
@@ -135,13 +145,18 @@ class Models:
         """
         with self._lock:
             self._check(name)
-            pretrained = source if isinstance(source, Pretrained) else self._load(source)
-            served = self._served(name, pretrained, str(source) if not isinstance(source, Pretrained) else name)
+            told = name if isinstance(source, Pretrained) else str(source)
+            model = open_model(source, self.settings)
+            if isinstance(model, NativeEngine):
+                served = self._native(name, model, source, told)
+            else:
+                served = self._served(name, model, told)
             self._begin(served)
             return served
 
     def add_adapter(self, name: str, folder: str | Path, base: str) -> Served:
-        """Load an adapter over a model that is served; both share its weights.
+        """Load an adapter over a model that is served; both share its weights, and so do all adapters over a model
+        that the native engine serves, beside its packed ones.
 
         Raises:
             UsageError: the name is taken, the base is not served, or the folder holds no adapter.
@@ -153,11 +168,16 @@ class Models:
             if below is None or below.base is not None:
                 raise UsageError(f"There is no model {base!r} to put an adapter on.", where="base")
 
+            network = None if isinstance(below.model, Pretrained) or base in self._sets else twin(below.beside)
+
             def change() -> Served:
                 adapters = self._sets.get(base)
                 if adapters is None:
-                    adapters = self._sets[base] = AdapterSet(below.pretrained)
-                    below.backend.using = lambda: adapters.use(None)
+                    own = below.model if isinstance(below.model, Pretrained) else network
+                    assert own is not None
+                    adapters = self._sets[base] = AdapterSet(own)
+                    if isinstance(below.backend, TorchSteps):
+                        below.backend.using = lambda: adapters.use(None)
                 adapters.add(name, folder)
                 found = adapters.loaded[name]
                 return self._served(name, found, str(folder), base=base, using=lambda: adapters.use(name))
@@ -210,22 +230,6 @@ class Models:
         if name in self.served:
             raise UsageError(f"There is a model {name!r} already.", fix="name=FOLDER gives it another name")
 
-    def _load(self, source: str | Path) -> Pretrained:
-        place = pick_device(self.settings.device).value
-        asked = self.settings.precision
-        wanted = "fp32" if asked == "auto" and place == "cpu" else pick_precision(asked, place).value
-        try:
-            loaded = load(source, device=place, dtype=DTYPES[wanted])
-            if loaded.model.head_kind != "language":
-                loaded.model.float()  # scores of labels are read as numbers of full precision
-            return loaded
-        except GptwoError:
-            raise
-        except Exception as error:  # a truncated or foreign file
-            raise GptwoError(
-                f"The model cannot be read: {type(error).__name__}.", where=source, why=str(error).splitlines()[0]
-            ) from error
-
     def _served(
         self,
         name: str,
@@ -240,16 +244,34 @@ class Models:
             head = pretrained.model.head_kind
         task = restore_task(pretrained.info, head)
         half = head != "language" and self.settings.precision == "bf16"
-        return Served(name, pretrained, task, backend, source, head, base, half)
+
+        def beside() -> Pretrained:
+            def copied() -> Pretrained:  # with the adapter in its place
+                with backend.speaking():
+                    return twin(pretrained)
+
+            return self.scheduler.between_steps(copied) if self.scheduler.alive else copied()
+
+        return Served(name, pretrained, task, backend, source, head, beside, base, half)
+
+    def _native(self, name: str, engine: NativeEngine, source: str | Path | Pretrained, told: str) -> Served:
+        from gptwo.serve.native_steps import NativeSteps
+
+        backend = NativeSteps(engine, share=self.settings.share)
+        task = restore_task(engine.info, "language")
+        return Served(
+            name, engine, task, backend, told, "language",
+            lambda: twin(source) if isinstance(source, Pretrained) else load(source),
+        )  # fmt: skip
 
     def _begin(self, served: Served) -> None:
-        settings = self.settings
-        lane = Lane(
-            served.backend,
-            max_batch=settings.max_batch,
-            chunk=settings.prefill_chunk,
-            cache_tokens=settings.cache_tokens,
-        )
+        settings, backend = self.settings, served.backend
+        tokens = settings.cache_tokens
+        if not isinstance(backend, TorchSteps):
+            tokens = backend.cache_tokens
+        elif settings.cache_bytes is not None:
+            tokens = settings.cache_bytes // backend.token_bytes
+        lane = Lane(backend, max_batch=settings.max_batch, chunk=settings.prefill_chunk, cache_tokens=tokens)
         self.scheduler.add(served.name, lane)
         self.served[served.name] = served
 

@@ -77,7 +77,7 @@ def card(served: Served) -> dict[str, Any]:
         "created": served.created,
         "owned_by": "gptwo",
         "task": served.task.name,
-        "labels": served.pretrained.labels,
+        "labels": served.labels,
         "context_length": served.config.n_positions,
         "base": served.base,
     }

@@ -235,4 +235,4 @@ def _prompts(prompt: Any) -> list[str | list[int]]:
 
 
 def _text(served: Served, ids: list[int]) -> str:
-    return "" if served.pretrained.tokenizer is None else served.pretrained.tokenizer.decode(ids)
+    return "" if served.codec.tokenizer is None else served.codec.tokenizer.decode(ids)

@@ -3,9 +3,9 @@
     submit -> waiting -> reading (chunks of the prompt) -> running (a token a step) -> done
                  `-- full: refused      `-- cancelled, too late, failed: their cache is free before the next step
 
-A prompt is admitted when there is a place for its texts and cache for their whole length, in the order of arrival, so
-that a text that has begun is never put off. A step reads at most one chunk's worth of prompts and gives every running
-text one token: long prompts do not stall the texts that others read.
+A prompt is admitted when there is a place for its texts, and cache as its backend judges, in the order of arrival. A
+step reads at most one chunk's worth of prompts and gives every running text one token: long prompts do not stall the
+texts that others read. Calls that take long are done beside the steps, by a thread of their own.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from collections.abc import Callable
 from typing import Any
 
 from gptwo.errors import GptwoError, UsageError
+from gptwo.serve.aside import Aside
 from gptwo.serve.jobs import Broken, Job, Lane, Refused, Stopped, TooLate
 from gptwo.serve.watch import Watch
-from gptwo.serve.work import Chosen, Chunk, Row
+from gptwo.serve.work import Chosen, Row
 
 log = logging.getLogger("gptwo.serve")
 
@@ -46,6 +47,7 @@ class Scheduler:
         self._tasks: deque[Callable[[], None]] = deque()  # to be run between two steps
         self._draining = self._stopping = False
         self._thread: threading.Thread | None = None
+        self._aside = Aside()
 
     # --- from other threads
 
@@ -66,7 +68,8 @@ class Scheduler:
     def waiting(self) -> int:
         """Prompts and calls that have not begun."""
         arrived = sum(len(job.prompts) + bool(job.call) for job in list(self._arrived))
-        return arrived + sum(len(lane.waiting) + len(lane.calls) for lane in list(self.lanes.values()))
+        lanes = list(self.lanes.values())
+        return arrived + sum(len(lane.waiting) + len(lane.calls) + len(lane.apart) for lane in lanes)
 
     @property
     def running(self) -> int:
@@ -123,7 +126,7 @@ class Scheduler:
             done.set()
 
         with self._changed:
-            if not self.alive:
+            if self._stopping or not self.alive:
                 raise Refused("The server is shutting down.", full=False)
             self._tasks.append(run)
             self._changed.notify()
@@ -173,6 +176,21 @@ class Scheduler:
     def _idle(self) -> bool:
         return not self._tasks and not self._arrived and all(lane.idle for lane in self.lanes.values())
 
+    @property
+    def _called(self) -> bool:
+        """Whether this thread has something to do."""
+        lanes = self.lanes.values()
+        return (
+            bool(self._tasks or self._arrived)
+            or any(lane.busy or any(job.cancelled for job in lane.apart) for lane in lanes)
+            or (self._aside.free and any(lane.apart for lane in lanes))
+        )
+
+    def _patience(self) -> float | None:
+        """Seconds until a call that is done beside the steps is too late; None where none ever is."""
+        deadlines = [job.deadline for lane in self.lanes.values() for job in lane.apart if job.deadline is not None]
+        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+
     def _run(self) -> None:
         try:
             while True:
@@ -180,7 +198,8 @@ class Scheduler:
                     if self._idle:
                         self._check_idle()
                         self._changed.notify_all()  # to those that drain
-                        self._changed.wait_for(lambda: self._stopping or not self._idle)
+                    if not self._called:
+                        self._changed.wait_for(lambda: self._stopping or self._called, self._patience())
                     if self._stopping:
                         break
                     tasks = list(self._tasks)
@@ -206,6 +225,7 @@ class Scheduler:
                 self._end_all(lane, Stopped("The server is shutting down."))
             for task in tasks:
                 task()
+            self._aside.stop()
             with self._changed:
                 self._changed.notify_all()
 
@@ -219,13 +239,14 @@ class Scheduler:
                 continue
             lane.waiting.extend((job, prompt) for prompt in job.prompts)
             if job.call is not None:
-                lane.calls.append(job)
+                (lane.apart if job.apart else lane.calls).append(job)
 
     def _check_idle(self) -> None:
-        """When nothing is to be done, no cache may be held."""
+        """When nothing is to be done, nothing may be held but what the prefix cache keeps."""
         for name, lane in self.lanes.items():
-            if lane.backend.held:
-                message = f"{lane.backend.held} tokens of cache are held for {name!r} though nothing runs"
+            left = lane.backend.left_over()
+            if left is not None:
+                message = f"{left} held for {name!r} though nothing runs"
                 if self.strict:
                     raise AssertionError(message)
                 log.error(message)
@@ -245,37 +266,31 @@ class Scheduler:
 
     def _step(self, lane: Lane) -> None:
         lane.admit()
-        chunks = lane.chunks()
-        if chunks or lane.running:
+        if lane.reading or lane.running:
             begun = time.monotonic()
             try:
-                found = lane.backend.step(chunks)
+                done = lane.backend.step([prompt for _, prompt in lane.reading], lane.chunk)
             except Exception as error:
                 log.exception("a step has failed")
                 self._fail(lane, error)
                 return
-            for chunk in chunks:
-                self._has_read(lane, chunk)
-            for chosen in found:
+            for entry in [entry for entry in lane.reading if entry[1].whole]:
+                lane.reading.remove(entry)
+                for row in entry[1].rows:
+                    lane.running[row] = entry
+            for chosen in done.chosen:
                 self._take(lane, chosen)
             self._finish(lane)
-            self.watch.stepped(time.monotonic() - begun, sum(chunk.stop - chunk.start for chunk in chunks), len(found))
+            self.watch.stepped(time.monotonic() - begun, done)
         if lane.calls:
             self._call(lane)
-
-    def _has_read(self, lane: Lane, chunk: Chunk) -> None:
-        prompt = chunk.prompt
-        prompt.read = chunk.stop
-        if chunk.is_last:
-            (entry,) = [entry for entry in lane.reading if entry[1] is prompt]
-            lane.reading.remove(entry)
-            for row in prompt.rows:
-                lane.running[row] = entry
+        if lane.apart and self._aside.free:
+            self._call_apart(lane)
 
     def _take(self, lane: Lane, chosen: Chosen) -> None:
         """Give a text its token; it leaves when that was its last."""
         row = chosen.row
-        if row not in lane.running:  # its job has ended in this step
+        if row not in lane.running or row.text.finish_reason is not None:  # it has ended in this step
             return
         job, _ = lane.running[row]
         try:
@@ -315,8 +330,7 @@ class Scheduler:
                 jobs.add(job)
         for job in jobs:
             if not job.over and all(
-                prompt.read == len(prompt.ids) and all(row.text.finish_reason for row in prompt.rows)
-                for prompt in job.prompts
+                prompt.whole and all(row.text.finish_reason for row in prompt.rows) for prompt in job.prompts
             ):
                 self._end(job, None)
                 self.watch.ended("done")
@@ -327,7 +341,7 @@ class Scheduler:
         call = first.call
         assert call is not None
         some: list[tuple[Job, list[Any]]] = []
-        room = min(self.call_records, first.at_once or self.call_records)
+        room = self.call_records
         for job in lane.calls:
             if job.call != call or not room:
                 break
@@ -360,6 +374,37 @@ class Scheduler:
                     self._end(job, None)
                     self.watch.ended("done")
 
+    def _call_apart(self, lane: Lane) -> None:
+        """Have one record of a call done beside the steps; calls take turns."""
+        job = lane.apart[0]
+        lane.apart.rotate(-1)
+        call, record = job.call, job.records[len(job.results)]
+        assert call is not None
+
+        def done(results: list[Any] | None, error: Exception | None) -> None:
+            with self._changed:
+                self._aside.free = True
+                self._tasks.append(lambda: self._has_done(lane, job, results, error))
+                self._changed.notify_all()
+
+        self._aside.begin(lambda: call([record]), done)
+
+    def _has_done(self, lane: Lane, job: Job, results: list[Any] | None, error: Exception | None) -> None:
+        if job.over:  # nobody waits for it any more
+            return
+        if results is None:
+            if not isinstance(error, GptwoError):
+                log.error("a call has failed", exc_info=error)
+            lane.apart.remove(job)
+            self._end(job, error if isinstance(error, GptwoError) else Broken(type(error).__name__))
+            self.watch.ended("failed")
+            return
+        job.results += results
+        if len(job.results) == len(job.records):
+            lane.apart.remove(job)
+            self._end(job, None)
+            self.watch.ended("done")
+
     # --- leaving
 
     def _drop(self, lane: Lane, job: Job) -> None:
@@ -371,8 +416,9 @@ class Scheduler:
         for row in [row for row, entry in lane.running.items() if entry[0] is job]:
             lane.backend.release(row)
             del lane.running[row]
-        if job in lane.calls:
-            lane.calls.remove(job)
+        for calls in (lane.calls, lane.apart):
+            if job in calls:
+                calls.remove(job)
 
     def _end(self, job: Job, error: Exception | None) -> None:
         if job.over:

@@ -14,7 +14,9 @@ class Settings:
         max_batch: texts that are written together at most, for each model.
         max_queue: prompts that wait at most; more are answered with 429.
         prefill_chunk: tokens of prompts that a step reads at most.
-        cache_tokens: tokens of key/value cache for each model at most; None: as many as max_batch whole contexts take.
+        cache_tokens, cache_bytes: key/value cache for each model at most, by tokens or by bytes; None: as much as
+            max_batch whole contexts take, with the native engine a quarter of the memory at most.
+        share: texts that begin alike share the cache of their beginning (native engine).
         max_body: bytes of a request at most.
         max_prompts: prompts (or inputs, documents) of a request at most.
         max_n: texts of a prompt at most.
@@ -30,7 +32,9 @@ class Settings:
         log_prompts: write prompts and texts to the log.
         models_dir: where models may be loaded from by name while the server runs.
         chat_template: a Jinja template for models that have none of their own.
-        device, precision: as in `gptwo.Engine`.
+        backend: "native" (C++, on a CPU), "torch", or "auto": native for models that write, where it can.
+        device, precision: as in `gptwo.Engine`; the native engine has int8 and int4 too, and its "auto" is bf16.
+        threads: of the native engine; None: the CPUs of this process.
         strict: raise where the accounts do not add up when idle (tests).
     """
 
@@ -38,6 +42,8 @@ class Settings:
     max_queue: int = 256
     prefill_chunk: int = 256
     cache_tokens: int | None = None
+    cache_bytes: int | None = None
+    share: bool = True
     max_body: int = 2**20
     max_prompts: int = 128
     max_n: int = 16
@@ -53,6 +59,8 @@ class Settings:
     log_prompts: bool = False
     models_dir: Path | None = None
     chat_template: str | None = None
+    backend: str = "auto"
     device: str = "auto"
     precision: str = "auto"
+    threads: int | None = None
     strict: bool = False

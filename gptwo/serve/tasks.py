@@ -155,9 +155,9 @@ async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
 
 @router.post("/explain", response_model=Explained)
 async def explain(body: ExplainRequest, request: Request) -> Response:
-    """How the model came to what it says of a text; takes seconds, during which others wait."""
+    """How the model came to what it says of a text; takes seconds, beside the texts of others."""
     served = model_of(request, body.model)
-    (found,) = await _call(request, served, served.calls.explain(), [body], at_once=1)
+    (found,) = await _call(request, served, served.calls.explain(), [body], apart=True)
     return JSONResponse({"model": served.name, "explanation": found})
 
 
@@ -192,15 +192,15 @@ async def _call(
     served: Served,
     call: Callable[[list[Any]], list[Any]],
     records: Sequence[Any],
-    at_once: int | None = None,
+    apart: bool = False,
 ) -> list[Any]:
-    """Results for records, done together with those of other requests; `at_once` is for those that take long."""
+    """Results for records, done together with those of other requests; those that take long `apart`."""
     context = context_of(request)
     job = Job(
         served.name,
         call=call,
         records=list(records),
-        at_once=at_once,
+        apart=apart,
         deadline=deadline_of(request, context.settings.timeout),
     )
     await finished(context.scheduler, job, request)
@@ -238,12 +238,13 @@ async def _write_inputs(request: Request, body: WriteRequest, task: str) -> Resp
 
 
 async def _write(request: Request, served: Served, fields: list[dict[str, Any]], num_beams: int | None) -> Response:
-    """A text for each record: by beams one record at a time, otherwise together with all other texts."""
+    """A text for each record: by beams one record at a time beside the steps, otherwise together with all other
+    texts."""
     records = _records(request, served, fields)
     context = context_of(request)
     task: Any = served.task if num_beams is None else with_beams(served.task, num_beams)
     if task.decode.get("num_beams", 1) > 1:
-        data = await _call(request, served, served.calls.predict(num_beams), records, at_once=1)
+        data = await _call(request, served, served.calls.write(num_beams), records, apart=True)
     else:
         prompts, cut = await asyncio.to_thread(_written_prompts, served, task, records)
         job = Job(served.name, prompts, deadline=deadline_of(request, context.settings.timeout))

@@ -18,7 +18,7 @@ from gptwo.model.cache import Cache
 from gptwo.model.heads import Model
 from gptwo.serve.choose import choose, score
 from gptwo.serve.rows_cache import RowsCache, columns_for
-from gptwo.serve.work import Chosen, Chunk, Prompt, Row, Scored
+from gptwo.serve.work import Chosen, Chunk, Prompt, Row, Scored, Step
 
 PAD = -1
 HIDDEN_TOKENS = 4096  # tokens, padding included, whose hidden states are computed together
@@ -54,8 +54,8 @@ class TorchSteps:
         self._last: dict[Prompt, Tensor] = {}  # (C,) of the last token read, of prompts that are judged
 
     @property
-    def network(self) -> Model:
-        return self.model
+    def precision(self) -> str:
+        return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
     @property
     def token_bytes(self) -> int:
@@ -64,6 +64,12 @@ class TorchSteps:
     @property
     def held(self) -> int:
         return self._cache.held + sum(cache.length for cache in self._reading.values())
+
+    def left_over(self) -> str | None:
+        return f"{self.held} tokens of cache" if self.held else None
+
+    def admit(self, prompt: Prompt) -> bool:
+        return True
 
     def room_for(self, lengths: Sequence[int]) -> int:
         """Rows are as wide as the longest of them, their number grows by doubling, and one prompt is read beside."""
@@ -80,7 +86,8 @@ class TorchSteps:
                 yield
 
     @torch.inference_mode()
-    def step(self, chunks: Sequence[Chunk]) -> list[Chosen]:
+    def step(self, reading: Sequence[Prompt], budget: int) -> Step:
+        chunks = chunks_of(reading, budget)
         with self.speaking():
             found = self._decode() if self._running else []
             whole = [one for one in chunks if one.start == 0 and one.is_last and one.prompt.judge is None]
@@ -89,7 +96,9 @@ class TorchSteps:
             for chunk in chunks:
                 if chunk not in whole:
                     found += self._read(chunk)
-        return found
+        for chunk in chunks:
+            chunk.prompt.read = chunk.stop
+        return Step(found, sum(chunk.stop - chunk.start for chunk in chunks))
 
     @torch.inference_mode()
     def release(self, row: Row) -> None:
@@ -203,3 +212,20 @@ class TorchSteps:
         for at in range(0, len(targets), size):
             some = targets[at : at + size]
             prompt.judged += score(self._logits(before[at : at + size]), some, [prompt.judge] * len(some))
+
+
+def chunks_of(reading: Sequence[Prompt], budget: int) -> list[Chunk]:
+    """What to read in a step. Borders depend on the prompt alone: multiples of the budget."""
+    found: list[Chunk] = []
+    used = widest = 0
+    for prompt in reading:
+        stop = min(len(prompt.ids), prompt.read + budget)
+        size = stop - prompt.read
+        widest = max(widest, size)
+        used = (len(found) + 1) * widest  # short prompts are padded to the longest
+        if found and (used > budget or not found[-1].is_last):
+            break
+        found.append(Chunk(prompt, prompt.read, stop))
+        if used >= budget:
+            break
+    return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gptwo.serve.work import Step
+
 
 class Watch:
     """Takes notes of nothing."""
@@ -12,8 +14,8 @@ class Watch:
     def ended(self, how: str) -> None:
         """A job is over: "done", "cancelled", "late", "failed"."""
 
-    def stepped(self, seconds: float, read: int, written: int) -> None:
-        """A step took so long, read so many tokens of prompts and wrote so many."""
+    def stepped(self, seconds: float, step: Step) -> None:
+        """A step took so long."""
 
     def first_token(self, seconds: float) -> None:
         """From a job's arrival to its first token."""

@@ -80,7 +80,7 @@ class Prompt:
         ids: at least one token; with the longest text at most the positions of the network.
         rows: the texts; one whose limit is 0 is over as soon as the prompt is read.
         judge: how many alternatives are told of each of the prompt's own tokens; None: they are not judged.
-        read: tokens read so far.
+        read: tokens read so far; with all of them its texts run.
         judged: the prompt's tokens, where they are judged.
     """
 
@@ -89,6 +89,11 @@ class Prompt:
     judge: int | None = None
     read: int = 0
     judged: list[Scored] = field(default_factory=list)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it has been read."""
+        return self.read == len(self.ids)
 
     @property
     def longest(self) -> int:
@@ -117,3 +122,20 @@ class Chosen:
     token: int
     scored: Scored | None = None
     error: str | None = None
+
+
+@dataclass
+class Step:
+    """What a step has done.
+
+    Args:
+        chosen: the next tokens of texts, in their order; of one text there may be several.
+        read: tokens of prompts that were read, or read again.
+        shared: tokens of prompts that needed no reading, since the cache had them of another text.
+        put_off: texts and prompts whose cache was given to older ones; they go on when there is room.
+    """
+
+    chosen: list[Chosen] = field(default_factory=list)
+    read: int = 0
+    shared: int = 0
+    put_off: int = 0

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from gptwo.generate.engine import Engine
+from gptwo.generate.native import isas
 from gptwo.model.config import GPT2Config
 from gptwo.model.pretrained import Pretrained, create, save
 from gptwo.tokenizer import train_bpe
@@ -55,6 +56,19 @@ def folder(tiny, tmp_path_factory) -> Path:
     return save(tiny, tmp_path_factory.mktemp("models") / "tiny")
 
 
+built = pytest.mark.skipif(not isas(), reason="the native engine was not built: there is no C++ compiler")
+
+
+def native_steps(pretrained: Pretrained, *, precision: str = "fp32", pages: int | None = None, share: bool = True):
+    """The native backend over a model, with a cache of so many pages."""
+    from gptwo.generate.native import NativeEngine, page_bytes
+    from gptwo.serve.native_steps import NativeSteps
+
+    size = None if pages is None else pages * page_bytes(pretrained.config, precision)
+    engine = NativeEngine(pretrained, precision=precision, threads=1, cache_bytes=size, share=share)
+    return NativeSteps(engine, share=share)
+
+
 @dataclass
 class Running:
     """A server on a free port of this machine."""
@@ -66,13 +80,13 @@ class Running:
 
 @contextlib.contextmanager
 def serving(models: dict[str, Any], **settings: Any) -> Iterator[Running]:
-    """A started server; afterwards nothing may be held and nothing left."""
+    """A started server, of PyTorch unless it is said; afterwards nothing may be held and nothing left."""
     import uvicorn
 
     from gptwo.serve.app import make_app, make_context
     from gptwo.serve.settings import Settings
 
-    context = make_context(Settings(strict=True, **settings))
+    context = make_context(Settings(strict=True, **{"backend": "torch", "threads": 1, **settings}))
     for name, model in models.items():
         context.models.add(name, model)
     listening = socket.create_server(("127.0.0.1", 0))
@@ -94,7 +108,7 @@ def serving(models: dict[str, Any], **settings: Any) -> Iterator[Running]:
         yield Running(f"http://127.0.0.1:{port}", context, port)
         assert context.scheduler.drain(30), "jobs are left"
         assert context.scheduler.failure is None
-        assert context.scheduler.cache_tokens == 0
+        assert all(lane.backend.left_over() is None for lane in context.scheduler.lanes.values())
         assert not any(lane.jobs for lane in context.scheduler.lanes.values())
     finally:
         server.should_exit = True

@@ -15,7 +15,7 @@ from gptwo.errors import DataError
 from gptwo.generate.engine import Engine
 from gptwo.model.pretrained import load, save
 from gptwo.serve.limits import Quota, read_keys
-from tests.serve.conftest import ask, made, post, serving
+from tests.serve.conftest import ask, built, made, post, serving
 
 GOOD = {"model": "tiny", "prompt": "the", "max_tokens": 4, "temperature": 0}
 LONG = {**GOOD, "max_tokens": 80, "ignore_eos": True}
@@ -122,17 +122,18 @@ def until(holds):
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("when", ["waiting", "writing"])
-def test_a_client_that_goes_away_is_cancelled(when, stream, tiny):
+@pytest.mark.parametrize("backend", ["torch", pytest.param("native", marks=built)])
+def test_a_client_that_goes_away_is_cancelled(when, stream, tiny, backend):
     """Its texts would take for ever: each step waits for us."""
-    with serving({"tiny": tiny}) as server:
+    with serving({"tiny": tiny}, backend=backend, precision="fp32") as server:
         scheduler = server.context.scheduler
         backend = server.context.models.served["tiny"].backend
         gate, held = hold(server)
         turn, step = threading.Semaphore(0), backend.step
 
-        def slow(chunks):
+        def slow(*given):
             assert turn.acquire(timeout=60)
-            return step(chunks)
+            return step(*given)
 
         backend.step = slow
         line = socket.create_connection(("127.0.0.1", server.port), timeout=60)

@@ -14,7 +14,7 @@ from gptwo.serve.jobs import Broken, Job, Lane, Refused, Stopped, TooLate
 from gptwo.serve.prepare import texts_of
 from gptwo.serve.scheduler import Scheduler
 from gptwo.serve.torch_steps import TorchSteps
-from tests.serve.conftest import PROMPTS
+from tests.serve.conftest import PROMPTS, built, native_steps
 
 GREEDY = {"temperature": 0.0}
 SAMPLED = {"temperature": 1.3, "seed": 7}
@@ -31,13 +31,17 @@ WAYS = {
 class Speaker:
     """What `texts_of` needs of a served model."""
 
-    def __init__(self, pretrained):
+    def __init__(self, pretrained, kind="torch", **settings):
         self.codec = Codec(pretrained.tokenizer, pretrained.config.vocab_size)
-        self.backend = TorchSteps(pretrained.model, self.codec.vocab_size, self.codec.end_id)
+        if kind == "torch":
+            self.backend = TorchSteps(pretrained.model, self.codec.vocab_size, self.codec.end_id)
+        else:
+            self.backend = native_steps(pretrained, **settings)
 
-    def prompt(self, text, limit=12, count=1, judge=None, **options):
+    def prompt(self, text, limit=12, count=1, judge=None, constraint=None, **options):
         chosen = SamplingOptions(**options)
-        return texts_of(self, self.codec.context(text), limit, chosen, count=count, judge=judge)
+        ids = self.codec.context(text)
+        return texts_of(self, ids, limit, chosen, count=count, judge=judge, constraint=constraint)
 
 
 class Waiting(Job):
@@ -61,9 +65,9 @@ class Waiting(Job):
         return [row.text.transcript.text for prompt in self.prompts for row in prompt.rows]
 
 
-@pytest.fixture
-def speaker(tiny):
-    return Speaker(tiny)
+@pytest.fixture(params=["torch", pytest.param("native", marks=built)])
+def speaker(tiny, request):
+    return Speaker(tiny, request.param)
 
 
 @pytest.fixture
@@ -71,7 +75,7 @@ def start(speaker):
     """Starts a scheduler over the tiny model; stops it, and looks whether anything is left."""
     made = []
 
-    def run(*, max_batch=16, chunk=64, cache_tokens=None, begin=True, **settings):
+    def run(*, speaker=speaker, max_batch=16, chunk=64, cache_tokens=None, begin=True, **settings):
         scheduler = Scheduler(strict=True, **settings)
         scheduler.add("tiny", Lane(speaker.backend, max_batch=max_batch, chunk=chunk, cache_tokens=cache_tokens))
         made.append(scheduler)
@@ -85,7 +89,7 @@ def start(speaker):
             assert scheduler.drain(30)
             scheduler.stop()
         assert scheduler.failure is None
-        assert scheduler.cache_tokens == 0
+        assert all(lane.backend.left_over() is None for lane in scheduler.lanes.values())
         assert not any(lane.jobs for lane in scheduler.lanes.values())
 
 
@@ -230,17 +234,18 @@ def test_a_full_queue_refuses_and_a_draining_server_takes_nothing(speaker, start
     second.result()
 
 
-def test_what_could_never_fit_into_the_cache_is_refused(speaker, start):
-    scheduler = start(cache_tokens=100, max_batch=4)
+def test_what_could_never_fit_into_the_cache_is_refused(tiny, start):
+    speaker = Speaker(tiny)
+    scheduler = start(speaker=speaker, cache_tokens=100, max_batch=4)
     with pytest.raises(UsageError, match="do not fit"):
         scheduler.submit(Waiting(speaker.prompt("the quick", 80, **GREEDY)))
     with pytest.raises(UsageError, match="do not fit"):
         scheduler.submit(Waiting(speaker.prompt("x", 2, count=5, **SAMPLED)))
 
 
-def test_the_cache_stays_within_its_budget_and_all_are_served(engine, speaker, start):
-    budget = 4 * 60
-    scheduler = start(cache_tokens=budget, max_batch=16, chunk=8)
+def test_the_cache_stays_within_its_budget_and_all_are_served(engine, tiny, start):
+    budget, speaker = 4 * 60, Speaker(tiny)
+    scheduler = start(speaker=speaker, cache_tokens=budget, max_batch=16, chunk=8)
     most = []
     jobs = [Waiting(speaker.prompt(text, 10, **SAMPLED)) for text in PROMPTS * 3]
     for job in jobs:
@@ -256,8 +261,8 @@ def test_a_step_that_fails_ends_its_jobs_and_the_next_ones_are_served(engine, sp
     scheduler = start()
     step, faults = speaker.backend.step, [RuntimeError("out of memory")]
 
-    def failing(chunks):
-        found = step(chunks)
+    def failing(*given):
+        found = step(*given)
         if faults:
             raise faults.pop()
         return found
@@ -301,10 +306,11 @@ def test_unloading_a_model_ends_its_jobs(speaker, start):
     assert seen.wait(30)
     scheduler.remove("tiny")
     assert job.ended.wait(30)
-    assert speaker.backend.held == 0
+    assert speaker.backend.left_over() is None
 
 
 def test_the_accounts_are_checked_when_idle(speaker):
+    """A text that is never released is found."""
     scheduler = Scheduler(strict=True)
     scheduler.add("tiny", Lane(speaker.backend, max_batch=4, chunk=8, cache_tokens=None))
     kept, speaker.backend.release = speaker.backend.release, lambda row: None
@@ -315,3 +321,56 @@ def test_the_accounts_are_checked_when_idle(speaker):
     scheduler._thread.join(30)
     assert "held" in str(scheduler.failure)
     speaker.backend.release = kept
+    for row in job.prompts[0].rows:
+        kept(row)
+    assert speaker.backend.left_over() is None
+
+
+# --- calls that take long
+
+
+def test_a_call_apart_keeps_nobody_waiting_and_ends_when_it_is_cancelled_or_late(speaker, start):
+    scheduler = start()
+    gate, begun = threading.Event(), threading.Event()
+
+    def slow(records):
+        begun.set()
+        assert gate.wait(30)
+        return [2 * record for record in records]
+
+    first = Waiting(call=slow, records=[1, 2], apart=True)
+    gone = Waiting(call=slow, records=[3], apart=True)
+    late = Waiting(call=slow, records=[4], apart=True, deadline=time.monotonic() + 0.05)
+    for job in (first, gone, late):
+        scheduler.submit(job)
+    assert begun.wait(30)
+    job = Waiting(speaker.prompt("the quick", **GREEDY))
+    scheduler.submit(job)
+    assert len(job.result()) == 1
+    scheduler.cancel(gone)
+    for job, error in ((gone, Stopped), (late, TooLate)):
+        assert job.ended.wait(30)
+        assert isinstance(job.error, error)
+    gate.set()
+    first.result()
+    assert (first.results, gone.results, late.results) == ([2, 4], [], [])
+
+
+def test_a_call_apart_that_fails_ends_alone_and_calls_take_turns(start):
+    scheduler = start(begin=False)
+    order = []
+
+    def note(records):
+        order.append(records[0])
+        if records[0] == "bad":
+            raise UsageError("a bad record")
+        return records
+
+    jobs = [Waiting(call=note, records=records, apart=True) for records in (["a", "b"], ["bad", "x"], ["c"])]
+    scheduler.start()
+    scheduler.between_steps(lambda: [scheduler.submit(job) for job in jobs])
+    for job in jobs:
+        assert job.ended.wait(30)
+    assert [job.results for job in jobs] == [["a", "b"], [], ["c"]]
+    assert isinstance(jobs[1].error, UsageError)
+    assert order == ["a", "bad", "c", "b"]
