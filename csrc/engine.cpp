@@ -9,6 +9,9 @@ namespace {
 
 constexpr int LOGITS_ROWS = 32;  // rows of logits held at a time
 
+// Where the chains of pages of an adapter begin: what it computes is no other's.
+Pages::Chain root(int adapter) { return adapter ? ~Pages::Chain(adapter) : 0; }
+
 }  // namespace
 
 Engine::Engine(const Options& o)
@@ -24,7 +27,13 @@ Engine::Sequence& Engine::get(int id) {
   return place->second;
 }
 
-int Engine::open(std::vector<int> tokens, int prompt, int first, const Sampling& sampling) {
+void Engine::drop_adapter(int adapter) {
+  for (const auto& [id, sequence] : sequences_)
+    if (sequence.adapter == adapter) throw std::invalid_argument("a sequence goes through the adapter");
+  network_.drop_adapter(adapter);
+}
+
+int Engine::open(std::vector<int> tokens, int prompt, int first, const Sampling& sampling, int adapter) {
   if (first < 0 || first >= int(tokens.size())) throw std::invalid_argument("a sequence has at least one token");
   for (int token : tokens)
     if (token < 0 || token >= shape().vocab_size) throw std::invalid_argument("a token is not in the vocabulary");
@@ -33,6 +42,8 @@ int Engine::open(std::vector<int> tokens, int prompt, int first, const Sampling&
   sequence.prompt = prompt;
   sequence.first = first;
   sequence.sampling = sampling;
+  sequence.adapter = adapter;
+  if (const Adapter* through = network_.adapter(adapter)) sequence.before = through->before;
   sequences_.emplace(++last_id_, std::move(sequence));
   return last_id_;
 }
@@ -79,8 +90,8 @@ int Engine::left(int id) {
 
 // Take over the pages of an equal beginning. At least one token is left, so that there are logits to compute.
 void Engine::reuse(Sequence& sequence) {
-  if (!share_ || sequence.computed) return;
-  Pages::Chain chain = 0;
+  if (!share_ || !sequence.shares() || sequence.computed) return;
+  Pages::Chain chain = root(sequence.adapter);
   Pages::Tokens tokens;
   while (sequence.computed + PAGE < sequence.window()) {
     std::copy_n(sequence.tokens.begin() + sequence.first + sequence.computed, PAGE, tokens.begin());
@@ -95,12 +106,12 @@ void Engine::reuse(Sequence& sequence) {
 
 // Give full pages to the prefix cache; where it has an equal one, that one takes the place of ours.
 void Engine::keep(Sequence& sequence) {
-  if (!share_) return;
+  if (!share_ || !sequence.shares()) return;
   Pages::Tokens tokens;
   while (int(sequence.kept.size() + 1) * PAGE <= sequence.computed) {
     const size_t index = sequence.kept.size();
     std::copy_n(sequence.tokens.begin() + sequence.first + index * PAGE, PAGE, tokens.begin());
-    const Pages::Found found = pages_.keep(index ? sequence.kept.back() : 0, tokens, sequence.pages[index]);
+    const Pages::Found found = pages_.keep(index ? sequence.kept.back() : root(sequence.adapter), tokens, sequence.pages[index]);
     if (found.page != sequence.pages[index]) {
       pages_.hold(found.page);
       pages_.drop(sequence.pages[index]);
@@ -115,7 +126,7 @@ void Engine::reserve(const std::vector<Work>& work) {
   size_t needed = 0;
   for (const Work& one : work) {
     Sequence& sequence = get(one.sequence);
-    const int end = sequence.computed + one.count + int(one.guesses.size());
+    const int end = sequence.before + sequence.computed + one.count + int(one.guesses.size());
     if (one.count < 1 || one.count > sequence.window() - sequence.computed || end > shape().n_positions)
       throw std::invalid_argument("a sequence was given more work than it has tokens or positions");
     if (!one.guesses.empty() && one.count != sequence.window() - sequence.computed)
@@ -124,19 +135,26 @@ void Engine::reserve(const std::vector<Work>& work) {
       if (guess < 0 || guess >= shape().vocab_size) throw std::invalid_argument("a guess is not in the vocabulary");
     const size_t pages = size_t(end + PAGE - 1) / PAGE;
     needed += pages - sequence.pages.size();
-    if (sequence.computed % PAGE && pages_.shared(sequence.pages[sequence.computed / PAGE])) ++needed;
+    const int held = sequence.held();
+    if (held % PAGE && pages_.shared(sequence.pages[held / PAGE])) ++needed;
   }
   if (!pages_.can_take(needed))
     throw OutOfPages("the cache holds " + std::to_string(pages_.limit()) + " pages of " +
                      std::to_string(pages_.page_bytes()) + " bytes; " + std::to_string(needed) + " more are needed");
   for (const Work& one : work) {
     Sequence& sequence = get(one.sequence);
-    if (sequence.computed % PAGE) {  // a page begun together with another sequence: from here on each has its own
-      int& page = sequence.pages[sequence.computed / PAGE];
+    const int held = sequence.held();
+    if (held % PAGE) {  // a page begun together with another sequence: from here on each has its own
+      int& page = sequence.pages[held / PAGE];
       if (pages_.shared(page)) page = pages_.copy(page);
     }
-    const int end = sequence.computed + one.count + int(one.guesses.size());
+    const int end = sequence.before + sequence.computed + one.count + int(one.guesses.size());
     while (int(sequence.pages.size()) * PAGE < end) sequence.pages.push_back(pages_.take());
+    if (sequence.before && !held) {
+      std::vector<char*> pages;
+      for (int page : sequence.pages) pages.push_back(pages_.data(page));
+      network_.begin(*network_.adapter(sequence.adapter), pages.data());
+    }
   }
 }
 
@@ -154,7 +172,8 @@ void Engine::pass(const std::vector<Work>& work, const std::vector<int>& rows) {
     tokens[i].assign(begin, begin + work[i].count);
     tokens[i].insert(tokens[i].end(), work[i].guesses.begin(), work[i].guesses.end());
     for (int page : sequence.pages) pages[i].push_back(pages_.data(page));
-    spans.push_back({tokens[i].data(), int(tokens[i].size()), sequence.computed, pages[i].data()});
+    spans.push_back({tokens[i].data(), int(tokens[i].size()), sequence.before + sequence.computed, pages[i].data(),
+                     network_.adapter(sequence.adapter)});
   }
   hidden_.resize(std::max<size_t>(1, rows.size()) * shape().n_embd);
   network_.forward(spans, rows, hidden_.data());
@@ -221,7 +240,7 @@ std::vector<std::vector<Choice>> Engine::step(const std::vector<Work>& work) {
       sequence.computed += right;
       keep(sequence);
       // Pages beyond the right guesses go back.
-      while (int(sequence.pages.size() - 1) * PAGE >= sequence.computed) {
+      while (int(sequence.pages.size() - 1) * PAGE >= sequence.before + sequence.computed) {
         pages_.drop(sequence.pages.back());
         sequence.pages.pop_back();
       }
@@ -243,13 +262,14 @@ void Engine::logits(const std::vector<Work>& work, float* out) {
   }
 }
 
-void Engine::hidden(const std::vector<Work>& work, float* out) {
+void Engine::hidden(const std::vector<Work>& work, const std::vector<int>& rows, float* out) {
   int total = 0;
   for (const Work& one : work) total += one.count;
-  std::vector<int> rows(static_cast<size_t>(total));
-  for (int i = 0; i < total; ++i) rows[i] = i;
+  for (size_t i = 0; i < rows.size(); ++i)
+    if (rows[i] < (i ? rows[i - 1] + 1 : 0) || rows[i] >= total)
+      throw std::invalid_argument("rows are tokens of the pass, each once and in their order");
   pass(work, rows);
-  std::copy(hidden_.begin(), hidden_.end(), out);
+  std::copy_n(hidden_.begin(), rows.size() * shape().n_embd, out);
 }
 
 void Engine::score(const Work& work, double* logprobs, bool* likeliest) {

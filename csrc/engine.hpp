@@ -48,8 +48,11 @@ class Engine {
   void add_weight(const std::string& name, const Source& source) { network_.add(name, source); }
   std::string missing() const { return network_.missing(); }
 
-  // A new sequence; the network sees `tokens` from `first` on. Returns its id.
-  int open(std::vector<int> tokens, int prompt, int first, const Sampling& sampling);
+  Network& network() { return network_; }
+  void drop_adapter(int adapter);
+
+  // A new sequence; the network sees `tokens` from `first` on, through an adapter where one is named. Returns its id.
+  int open(std::vector<int> tokens, int prompt, int first, const Sampling& sampling, int adapter = 0);
   // Another sequence with the same tokens; it shares the pages until one of the two writes to them.
   int fork(int sequence, const Sampling& sampling);
   void close(int sequence);
@@ -65,8 +68,8 @@ class Engine {
   std::vector<std::vector<Choice>> step(const std::vector<Work>& work);
   // The same pass without choosing: logits after the last token of each, (W, V).
   void logits(const std::vector<Work>& work, float* out);
-  // Hidden states of all `count` tokens of each, one after the other.
-  void hidden(const std::vector<Work>& work, float* out);
+  // Hidden states of some tokens of the pass: `rows` count over the tokens of all work, ascending.
+  void hidden(const std::vector<Work>& work, const std::vector<int>& rows, float* out);
   // How likely the sequence's own next token is after each of its `count` next tokens: log-probability, and whether
   // it is the likeliest.
   void score(const Work& work, double* logprobs, bool* likeliest);
@@ -81,11 +84,14 @@ class Engine {
   struct Sequence {
     std::vector<int> tokens;
     int prompt, first;
-    int computed = 0;        // tokens of the window with keys and values
+    int adapter = 0, before = 0;  // its number, and the tokens that it puts before the window
+    int computed = 0;             // tokens of the window with keys and values
     std::vector<int> pages;
     std::vector<Pages::Chain> kept;  // of its first pages: their names in the prefix cache
     Sampling sampling;
     int window() const { return int(tokens.size()) - first; }
+    int held() const { return pages.empty() ? 0 : before + computed; }  // tokens in its pages
+    bool shares() const { return before == 0; }
   };
 
   Sequence& get(int id);

@@ -54,6 +54,9 @@ struct Inputs {
 
 enum class Finish : int { store, add, gelu };
 
+// What is done to each number in the middle of an adapter's branch.
+enum class Bend : int { none = 0, relu = 1, silu = 2, gelu = 3 };
+
 // One head's attention for consecutive tokens of one sequence.
 struct Attention {
   const float* query;  // (count, ...), rows query_stride floats apart
@@ -89,6 +92,9 @@ struct Kernels {
 
   // out[i] = exp((logits[i] - top) * factor); count is padded to a multiple of 16.
   void (*exponentials)(const float* logits, int count, float top, float factor, float* out);
+
+  // In place; count is a multiple of 16.
+  void (*bend)(Bend, float* row, int count);
 };
 
 // Sizes that both sides of the table use.

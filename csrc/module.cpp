@@ -1,12 +1,15 @@
 // The Python module: engines, their sequences and steps. Long calls release the interpreter's lock.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <mutex>
+#include <numeric>
+#include <optional>
 
 #include "cpu.hpp"
 #include "engine.hpp"
@@ -61,6 +64,46 @@ void add_weight(Shared& self, const std::string& name, nb::ndarray<nb::ro, nb::c
   self.call([&](Engine& engine) { engine.add_weight(name, source); });
 }
 
+using Floats = nb::ndarray<float, nb::ro, nb::c_contig, nb::device::cpu>;
+
+Source source_of(const Floats& tensor) {
+  return {tensor.data(), Stored::fp32, tensor.ndim() == 2 ? int64_t(tensor.shape(1)) : 1, 1};
+}
+
+void check_size(const Floats& tensor, size_t size, const char* name) {
+  if (tensor.size() != size) throw std::invalid_argument(std::string(name) + " has another size than the network asks");
+}
+
+// down (R, inputs), up (outputs, R), biases (R,) and (outputs,) or of no length.
+void add_branch(Shared& self, int adapter, int layer, int place, int bend, Floats down, Floats down_bias, Floats up,
+                Floats up_bias) {
+  const Shape& shape = self.engine.shape();
+  const size_t C = size_t(shape.n_embd), inner = size_t(shape.n_inner), R = down.ndim() == 2 ? down.shape(0) : 0;
+  const size_t inputs = Place(place) == Place::down ? inner : C;
+  const size_t outputs = Place(place) == Place::attention ? 3 * C : Place(place) == Place::up ? inner : C;
+  if (!R || layer < 0 || layer >= shape.n_layer || place < 0 || place > int(Place::behind_mlp))
+    throw std::invalid_argument("a branch is of a layer, at a place, with at least one number in its middle");
+  check_size(down, R * inputs, "down");
+  check_size(up, R * outputs, "up");
+  if (down_bias.size()) check_size(down_bias, R, "down_bias");
+  if (up_bias.size()) check_size(up_bias, outputs, "up_bias");
+  const auto bias = [](const Floats& tensor) { return tensor.size() ? source_of(tensor) : Source{}; };
+  self.call([&](Engine& engine) {
+    engine.network().add_branch(adapter, layer, Place(place), Bend(bend), int(R), source_of(down), bias(down_bias),
+                                source_of(up), bias(up_bias));
+  });
+}
+
+// Keys and values (layers, heads, tokens, width of a head).
+void begin_with(Shared& self, int adapter, Floats keys, Floats values) {
+  const Shape& shape = self.engine.shape();
+  if (keys.ndim() != 4) throw std::invalid_argument("keys are of layers, heads and tokens");
+  const size_t tokens = keys.shape(2), size = tokens * size_t(shape.n_layer) * size_t(shape.n_embd);
+  check_size(keys, size, "keys");
+  check_size(values, size, "values");
+  self.call([&](Engine& engine) { engine.network().begin_with(adapter, int(tokens), keys.data(), values.data()); });
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -110,9 +153,15 @@ NB_MODULE(_native, m) {
       .def("add_weight", &add_weight, "name"_a, "tensor"_a, "type"_a)
       .def("missing", [](Shared& self) { return self.engine.missing(); })
       .def("open",
-           [](Shared& self, std::vector<int> tokens, int prompt, int first, const Sampling& sampling) {
-             return self.call([&](Engine& e) { return e.open(std::move(tokens), prompt, first, sampling); });
-           })
+           [](Shared& self, std::vector<int> tokens, int prompt, int first, const Sampling& sampling, int adapter) {
+             return self.call([&](Engine& e) { return e.open(std::move(tokens), prompt, first, sampling, adapter); });
+           },
+           "tokens"_a, "prompt"_a, "first"_a, "sampling"_a, "adapter"_a = 0)
+      .def("add_adapter", [](Shared& self) { return self.call([](Engine& e) { return e.network().add_adapter(); }); })
+      .def("add_branch", &add_branch, "adapter"_a, "layer"_a, "place"_a, "bend"_a, "down"_a, "down_bias"_a, "up"_a,
+           "up_bias"_a)
+      .def("begin_with", &begin_with, "adapter"_a, "keys"_a, "values"_a)
+      .def("drop_adapter", [](Shared& self, int adapter) { self.call([&](Engine& e) { e.drop_adapter(adapter); }); })
       .def("fork",
            [](Shared& self, int id, const Sampling& sampling) {
              return self.call([&](Engine& e) { return e.fork(id, sampling); });
@@ -141,12 +190,15 @@ NB_MODULE(_native, m) {
              return array_of(out.release(), {items.size(), V});
            })
       .def("hidden",
-           [](Shared& self, const std::vector<Item>& items) {
-             const size_t C = size_t(self.engine.shape().n_embd), rows = total_of(items);
-             auto out = std::make_unique<float[]>(rows * C);
-             self.call([&](Engine& e) { e.hidden(as_work(items), out.get()); });
-             return array_of(out.release(), {rows, C});
-           })
+           [](Shared& self, const std::vector<Item>& items, std::optional<std::vector<int>> wanted) {
+             std::vector<int> rows = wanted ? std::move(*wanted) : std::vector<int>(total_of(items));
+             if (!wanted) std::iota(rows.begin(), rows.end(), 0);
+             const size_t C = size_t(self.engine.shape().n_embd);
+             auto out = std::make_unique<float[]>(rows.size() * C);
+             self.call([&](Engine& e) { e.hidden(as_work(items), rows, out.get()); });
+             return array_of(out.release(), {rows.size(), C});
+           },
+           "items"_a, "rows"_a = nb::none())
       .def("score",
            [](Shared& self, int id, int count) {
              auto logprobs = std::make_unique<double[]>(size_t(count));

@@ -8,7 +8,7 @@ namespace gptwo {
 namespace {
 
 constexpr int OWN_ROWS = 8;  // up to so many rows every thread prepares for itself: cheaper than a barrier
-constexpr int CHUNK = 8;     // panels that a thread takes at a time
+constexpr int CHUNK = 8;     // panels that a thread takes at a time, at most
 
 size_t input_stride(int K) { return size_t(round_up(K, 64)) * 4; }  // of the widest form
 
@@ -66,8 +66,10 @@ std::string Network::missing() const {
 }
 
 void Network::forward(const std::vector<Span>& spans, const std::vector<int>& rows, float* hidden) {
-  int M = 0;
-  for (const Span& span : spans) M += span.count;
+  std::vector<const Adapter*> adapters, wanted_adapters;
+  for (const Span& span : spans) adapters.insert(adapters.end(), size_t(span.count), span.adapter);
+  for (int row : rows) wanted_adapters.push_back(adapters[row]);
+  const Rows all = rows_of(adapters), wanted = rows_of(wanted_adapters);
   team_.run([&](Worker& worker) {
     const int C = shape.n_embd, threads = worker.threads();
     int m = 0;
@@ -80,32 +82,64 @@ void Network::forward(const std::vector<Span>& spans, const std::vector<int>& ro
         for (int c = 0; c < C; ++c) x[c] += place[c];
       }
     worker.barrier();
-    for (int index = 0; index < shape.n_layer; ++index) layer(worker, index, spans, M);
-    for (size_t r = worker.index(); r < rows.size(); r += threads) {
-      const float* x = residual_.as<float>() + size_t(rows[r]) * width_;
+    for (int index = 0; index + 1 < shape.n_layer; ++index) {
+      attention(worker, index, spans, all);
+      rest(worker, index, all);
+    }
+    // Behind the last attention, only the rows that are asked for go on.
+    attention(worker, shape.n_layer - 1, spans, all);
+    if (wanted.count < all.count) gather(worker, rows);
+    rest(worker, shape.n_layer - 1, wanted);
+    for (int r = worker.index(); r < wanted.count; r += threads) {
+      const float* x = residual_.as<float>() + size_t(r) * width_;
       kernels_.normalise(x, last_norm_.gain.data(), last_norm_.bias.data(), C, shape.layer_norm_epsilon,
-                         hidden + r * C);
+                         hidden + size_t(r) * C);
     }
   });
 }
 
-void Network::layer(Worker& worker, int index, const std::vector<Span>& spans, int M) {
+void Network::attention(Worker& worker, int index, const std::vector<Span>& spans, const Rows& all) {
+  const Layer& layer = layers_[index];
+  const float* residual = residual_.as<float>();
+  const Inputs x = prepared(worker, layer.attention.matrix, residual, width_, all.count, &layer.before_attention);
+  lower(worker, index, Place::attention, all, residual, width_, &layer.before_attention);
+  attend(worker, index, spans, x, all);
+  worker.barrier();
+}
+
+void Network::rest(Worker& worker, int index, const Rows& all) {
+  if (!all.count) return;
   const Layer& layer = layers_[index];
   float* residual = residual_.as<float>();
   float* mixed = mixed_.as<float>();
   float* inner = inner_.as<float>();
 
-  Inputs x = prepared(worker, layer.attention.matrix, residual, width_, M, &layer.before_attention);
-  attend(worker, index, spans, x, M);
+  Inputs x = prepared(worker, layer.projection.matrix, mixed, width_, all.count, nullptr);
+  lower(worker, index, Place::projection, all, mixed, width_, nullptr);
+  adapted_product(worker, index, Place::projection, layer.projection.matrix, x, all, residual, width_, Finish::add);
   worker.barrier();
-  x = prepared(worker, layer.projection.matrix, mixed, width_, M, nullptr);
-  product(worker, layer.projection.matrix, x, M, residual, width_, Finish::add);
+  behind(worker, index, Place::behind_attention, all);
+  x = prepared(worker, layer.up.matrix, residual, width_, all.count, &layer.before_mlp);
+  lower(worker, index, Place::up, all, residual, width_, &layer.before_mlp);
+  adapted_product(worker, index, Place::up, layer.up.matrix, x, all, inner, inner_width_, Finish::gelu);
+  lower(worker, index, Place::beside_mlp, all, residual, width_, &layer.before_mlp);
   worker.barrier();
-  x = prepared(worker, layer.up.matrix, residual, width_, M, &layer.before_mlp);
-  product(worker, layer.up.matrix, x, M, inner, inner_width_, Finish::gelu);
+  x = prepared(worker, layer.down.matrix, inner, inner_width_, all.count, nullptr);
+  lower(worker, index, Place::down, all, inner, inner_width_, nullptr);
+  adapted_product(worker, index, Place::down, layer.down.matrix, x, all, residual, width_, Finish::add);
   worker.barrier();
-  x = prepared(worker, layer.down.matrix, inner, inner_width_, M, nullptr);
-  product(worker, layer.down.matrix, x, M, residual, width_, Finish::add);
+  behind(worker, index, Place::behind_mlp, all);
+}
+
+// Move the rows that go on to the front. Each thread has columns of its own.
+void Network::gather(Worker& worker, const std::vector<int>& rows) {
+  const int even = round_up((width_ + worker.threads() - 1) / worker.threads(), LANES);
+  const int begin = std::min(width_, even * worker.index()), count = std::min(width_, begin + even) - begin;
+  for (size_t r = 0; r < rows.size(); ++r) {
+    if (rows[r] == int(r)) continue;
+    for (float* all : {residual_.as<float>(), mixed_.as<float>()})
+      std::copy_n(all + size_t(rows[r]) * width_ + begin, count, all + r * width_ + begin);
+  }
   worker.barrier();
 }
 
@@ -147,7 +181,7 @@ Inputs Network::prepared(Worker& worker, const Matrix& w, const float* rows, siz
 }
 
 // Each head whole on one thread: its queries, keys and values, then its attention, without a barrier between.
-void Network::attend(Worker& worker, int index, const std::vector<Span>& spans, const Inputs& x, int M) {
+void Network::attend(Worker& worker, int index, const std::vector<Span>& spans, const Inputs& x, const Rows& all) {
   const int H = shape.n_head, D = shape.head_dim(), rows = shape.head_rows(), panels = rows / LANES;
   const Matrix& w = layers_[index].attention.matrix;
   Scratch& scratch = scratch_[worker.index()];
@@ -156,7 +190,9 @@ void Network::attend(Worker& worker, int index, const std::vector<Span>& spans, 
   for (auto piece = worker.take(H, 1); piece.begin < piece.end; piece = worker.take(H, 1)) {
     const int head = piece.begin;
     const size_t offset = (size_t(index) * H + head) * block_bytes(D, half());
-    kernels_.product(w, x, M, head * panels, (head + 1) * panels, scratch.heads, rows, Finish::store);
+    kernels_.product(w, x, all.count, head * panels, (head + 1) * panels, scratch.heads, rows, Finish::store);
+    for (const Run& run : all.runs)
+      raise(index, Place::attention, run, head * panels, (head + 1) * panels, scratch.heads, size_t(rows));
     const float* line = scratch.heads;  // (M, rows): query, key, value
     float* out = mixed_.as<float>() + head * D;
     for (const Span& span : spans) {
@@ -175,10 +211,15 @@ void Network::attend(Worker& worker, int index, const std::vector<Span>& spans, 
 
 void Network::product(Worker& worker, const Matrix& w, const Inputs& x, int M, float* out, size_t stride,
                       Finish how) {
-  const int even = (w.panels + worker.threads() - 1) / worker.threads();
-  const int size = std::min(CHUNK, std::max(4, round_up(even, 4)));
+  const int size = piece_of(worker, w);
   for (auto piece = worker.take(w.panels, size); piece.begin < piece.end; piece = worker.take(w.panels, size))
     kernels_.product(w, x, M, piece.begin, piece.end, out + size_t(piece.begin) * LANES, stride, how);
+}
+
+// Panels that a thread takes at a time.
+int Network::piece_of(const Worker& worker, const Matrix& w) const {
+  const int even = (w.panels + worker.threads() - 1) / worker.threads();
+  return std::min(CHUNK, std::max(4, round_up(even, 4)));
 }
 
 void Network::logits(const float* hidden, int R, float* out) {

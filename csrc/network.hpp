@@ -3,6 +3,8 @@
 //   M tokens    C width (n_embd)    H heads, D width of a head    L layers    V vocabulary    R rows with logits
 #pragma once
 
+#include <array>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,12 +34,50 @@ struct Layer {
   Packed attention, projection, up, down;
 };
 
+// Where an adapter adds something to a block: beside a matrix (LoRA); beside the MLP, reading what it reads; behind
+// attention or MLP, reading what they give (bottlenecks).
+enum class Place : int { attention, projection, up, down, beside_mlp, behind_attention, behind_mlp };
+
+// up(bend(down(x))) with R numbers in the middle, in float32.
+struct Branch {
+  Packed down, up;
+  Bend bend = Bend::none;
+};
+
+// What one adapter adds to the network, and the keys and values that its sequences begin with.
+struct Adapter {
+  std::vector<std::array<Branch, 7>> layers;  // by place
+  int before = 0;                             // tokens of the beginning
+  std::vector<float> keys, values;            // (L, H, before, D)
+
+  // The branch at a place, nullptr where there is none.
+  const Branch* at(int layer, Place place) const {
+    const Branch& branch = layers[layer][size_t(place)];
+    return branch.down.matrix.panels ? &branch : nullptr;
+  }
+};
+
+// Neighbouring rows of a pass that go through the same adapter.
+struct Run {
+  const Adapter* adapter;
+  int begin, count;
+};
+
+// Rows that a part of the network works on; those in no run go through no adapter.
+struct Rows {
+  int count;
+  std::vector<Run> runs;
+};
+
+Rows rows_of(const std::vector<const Adapter*>& adapters);  // of each row, nullptr for none
+
 // Consecutive tokens of one sequence in a pass.
 struct Span {
   const int* tokens;
   int count;
-  int position;        // of the first, in the sequence's window
+  int position;        // of the first
   char* const* pages;  // of the sequence; room for position + count tokens
+  const Adapter* adapter = nullptr;
 };
 
 class Network {
@@ -46,6 +86,17 @@ class Network {
   Network(Team& team, const Kernels& kernels, const Shape& shape, Precision precision, Precision head, int max_tokens);
   void add(const std::string& name, const Source& source);
   std::string missing() const;
+
+  // Adapters that sequences may go through, by numbers from 1 on. A branch is given as (R, inputs) and (outputs, R),
+  // its biases empty where it has none.
+  int add_adapter();
+  void add_branch(int adapter, int layer, Place place, Bend bend, int R, const Source& down, const Source& down_bias,
+                  const Source& up, const Source& up_bias);
+  void begin_with(int adapter, int tokens, const float* keys, const float* values);  // (L, H, tokens, D) each
+  void drop_adapter(int adapter);
+  const Adapter* adapter(int number) const;  // nullptr for 0
+  // Put the keys and values that an adapter begins with into a sequence's first pages.
+  void begin(const Adapter& adapter, char* const* pages) const;
 
   bool half() const { return precision_ != Precision::fp32; }  // keys and values in bf16
   size_t page_bytes() const { return size_t(shape.n_layer) * shape.n_head * block_bytes(shape.head_dim(), half()); }
@@ -70,9 +121,21 @@ class Network {
   };
   Inputs inputs_for(const Inputs& place, const Matrix& w) const;
   Inputs prepared(Worker& worker, const Matrix& w, const float* rows, size_t stride, int M, const Norm* norm);
-  void layer(Worker& worker, int index, const std::vector<Span>& spans, int M);
-  void attend(Worker& worker, int index, const std::vector<Span>& spans, const Inputs& x, int M);
+  void attention(Worker& worker, int index, const std::vector<Span>& spans, const Rows& all);
+  void rest(Worker& worker, int index, const Rows& all);
+  void attend(Worker& worker, int index, const std::vector<Span>& spans, const Inputs& x, const Rows& all);
   void product(Worker& worker, const Matrix& w, const Inputs& x, int M, float* out, size_t stride, Finish how);
+  int piece_of(const Worker& worker, const Matrix& w) const;
+  int by_head(int n) const;
+  void gather(Worker& worker, const std::vector<int>& rows);
+  // Of adapters (adapters.cpp):
+  void adapted_product(Worker& worker, int index, Place place, const Matrix& w, const Inputs& x, const Rows& all,
+                       float* out, size_t stride, Finish how);
+  void lower(Worker& worker, int index, Place place, const Rows& all, const float* rows, size_t stride,
+             const Norm* norm);
+  void raise(int index, Place place, const Run& run, int begin, int end, float* out, size_t stride);
+  void behind(Worker& worker, int index, Place place, const Rows& all);
+  void middle(const Branch& branch, const float* rows, size_t stride, int count, float* out);
 
   Team& team_;
   const Kernels& kernels_;
@@ -87,6 +150,9 @@ class Network {
   Buffer residual_, mixed_, inner_, shared_memory_;
   Inputs shared_{};
   std::vector<Scratch> scratch_;
+  std::map<int, Adapter> adapters_;
+  int last_adapter_ = 0, low_stride_ = 0;
+  Buffer low_, given_, plain_;  // of all rows: middles of branches, what parts give, normed rows; without adapters empty
 };
 
 }  // namespace gptwo

@@ -18,7 +18,7 @@ Source transposed(Source source) {
 // Biases come before their matrices, which are packed together with them: the caller keeps that order and the
 // memory of a bias until its matrix has been added.
 void Network::add(const std::string& name, const Source& source) {
-  const int C = shape.n_embd, D = shape.head_dim(), rows = shape.head_rows();
+  const int C = shape.n_embd;
   const auto same = [](int n) { return n; };
   const auto norm = [&](Norm& into) {
     const std::vector<float> values = read_vector(source, C);
@@ -51,17 +51,12 @@ void Network::add(const std::string& name, const Source& source) {
     // Queries, keys and values lose most by four bits: on gptwo-mini they are 3/12 of the blocks' weights and bring
     // 41 % of the error of the log-probabilities.
     const Precision attention = precision_ == Precision::int4 ? Precision::int8 : precision_;
-    // A head's query, key and value stand together: one thread computes all three, and then attends.
-    const auto by_head = [&](int n) {
-      const int head = n / rows, at = n % rows;
-      return at < 3 * D ? at / D * C + head * D + at % D : -1;
-    };
     if (part == "ln_1") {
       norm(layer.before_attention);
     } else if (part == "ln_2") {
       norm(layer.before_mlp);
     } else if (part == "attn.c_attn") {
-      linear(layer.attention, 0, attention, shape.n_head * rows, C, by_head);
+      linear(layer.attention, 0, attention, shape.n_head * shape.head_rows(), C, [&](int n) { return by_head(n); });
     } else if (part == "attn.c_proj") {
       linear(layer.projection, 1, precision_, C, C, same);
     } else if (part == "mlp.c_fc") {
@@ -77,10 +72,20 @@ void Network::add(const std::string& name, const Source& source) {
   std::erase(lacking_, name);
 }
 
+// The row of the file's matrix for output n of the packed one. A head's query, key and value stand together: one thread
+// computes all three, and then attends.
+int Network::by_head(int n) const {
+  const int D = shape.head_dim(), rows = shape.head_rows(), head = n / rows, at = n % rows;
+  return at < 3 * D ? at / D * shape.n_embd + head * D + at % D : -1;
+}
+
 size_t Network::weight_bytes() const {
   size_t total = table_.bytes() + head_.bytes() + positions_.size() * 4;
   for (const Layer& layer : layers_)
     total += layer.attention.bytes() + layer.projection.bytes() + layer.up.bytes() + layer.down.bytes();
+  for (const auto& [number, adapter] : adapters_)
+    for (const auto& places : adapter.layers)
+      for (const Branch& branch : places) total += branch.down.bytes() + branch.up.bytes();
   return total;
 }
 

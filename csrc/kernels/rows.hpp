@@ -67,6 +67,22 @@ void prepare(gptwo::Precision precision, const float* row, int K, const gptwo::I
 }
 
 template <class V>
+void bend(gptwo::Bend how, float* row, int count) {
+  if (how == gptwo::Bend::none) return;
+  for (int i = 0; i < count; i += 16) {
+    const auto x = V::load(row + i);
+    if (how == gptwo::Bend::relu) {
+      V::store(row + i, V::max(x, V::zero()));
+    } else if (how == gptwo::Bend::silu) {
+      const auto e = exponential<V>(V::sub(V::zero(), x));
+      V::store(row + i, V::div(x, V::add(V::set1(1.0f), e)));
+    } else {
+      V::store(row + i, gelu<V>(x));
+    }
+  }
+}
+
+template <class V>
 void exponentials(const float* logits, int count, float top, float factor, float* out) {
   for (int i = 0; i < count; i += 16) {
     const auto x = V::mul(V::sub(V::load(logits + i), V::set1(top)), V::set1(factor));

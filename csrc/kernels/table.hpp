@@ -9,7 +9,8 @@
   namespace gptwo {                                                                                        \
   const Kernels* FUNCTION() {                                                                              \
     static const Kernels table{NAME,           &::product<VECTOR>,  &::prepare<VECTOR>,                    \
-                               &::normalise<VECTOR>, &::attend<VECTOR>, &::remember<VECTOR>, &::exponentials<VECTOR>}; \
+                               &::normalise<VECTOR>, &::attend<VECTOR>, &::remember<VECTOR>, &::exponentials<VECTOR>, \
+                               &::bend<VECTOR>};                                                            \
     return &table;                                                                                         \
   }                                                                                                        \
   }

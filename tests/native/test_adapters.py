@@ -1,0 +1,141 @@
+"""Adapters on the native engine: per request equal to PyTorch and to merged, and exactly the same in any batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gptwo.adapt.apply import apply_adapter
+from gptwo.errors import UsageError
+from gptwo.generate.native import PRECISIONS, NativeEngine, isas
+from gptwo.generate.native_adapters import add_adapter
+from tests.adapt.kinds import KINDS, config_of, shake
+
+from .conftest import idle, made, sampling
+
+SIZES = {"n_embd": 96, "n_head": 3}
+BRANCHES = ["lora", "lora of some layers", "rank-stabilised", "adalora", "houlsby", "pfeiffer", "parallel"]
+CHOSEN = [*BRANCHES, "prefix", "prompt"]
+
+
+def adapted(kind, seed=1, **sizes):
+    """The network of `made` with a moved adapter of a kind."""
+    model = made(**{**SIZES, **sizes})
+    model.adapter = apply_adapter(model.model, config_of(kind), seed=seed)
+    model.config = model.model.config
+    shake(model.model, 0.05, seed)
+    model.model.eval()
+    return model
+
+
+def reference(carrying, ids):
+    with torch.inference_mode():
+        return carrying.model.transformer(torch.tensor([ids]))[0].numpy()
+
+
+def hidden(engine, ids, adapter, chunk=10**6):
+    """(T, C) hidden states of one text, read in chunks."""
+    number = engine.native.open(ids, len(ids), 0, sampling(), adapter)
+    try:
+        parts = []
+        for start in range(0, len(ids), chunk):
+            parts.append(engine.native.hidden([(number, min(chunk, len(ids) - start), [])]))
+        return np.concatenate(parts)
+    finally:
+        engine.native.close(number)
+
+
+@pytest.mark.parametrize("isa", isas())
+@pytest.mark.parametrize("kind", CHOSEN)
+def test_an_adapter_gives_the_hidden_states_of_pytorch(kind, isa):
+    carrying, ids = adapted(kind), list(range(5, 55))
+    engine = NativeEngine(made(**SIZES), precision="fp32", threads=2, isa=isa)
+    number = add_adapter(engine.native, carrying)
+    plain = hidden(engine, ids, 0)
+    found = hidden(engine, ids, number)
+    assert found == pytest.approx(reference(carrying, ids), abs=1e-4)
+    assert np.abs(found - plain).max() > 0.01
+    assert np.array_equal(hidden(engine, ids, number, chunk=7), found)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_batch_that_mixes_adapters_gives_the_very_numbers_of_each_alone(precision):
+    engine = NativeEngine(made(**SIZES), precision=precision, threads=2)
+    numbers = [0, *(add_adapter(engine.native, adapted(kind, seed)) for seed, kind in enumerate(CHOSEN, 1)), 0]
+    texts = [[5 + (i * 7 + len(numbers)) % 40 for i in range(9 + place)] for place in range(len(numbers))]
+    alone = [hidden(engine, ids, number) for ids, number in zip(texts, numbers, strict=True)]
+    engine.native.forget()
+    opened = [engine.native.open(ids, len(ids), 0, sampling(), n) for ids, n in zip(texts, numbers, strict=True)]
+    together = engine.native.hidden([(place, len(ids) - 1, []) for place, ids in zip(opened, texts, strict=True)])
+    assert np.array_equal(together, np.concatenate([states[:-1] for states in alone]))
+    last = engine.native.hidden([(place, 1, []) for place in opened])  # few rows go another way through the code
+    assert np.array_equal(last, np.stack([states[-1] for states in alone]))
+    for place in opened:
+        engine.native.close(place)
+    assert idle(engine)
+
+
+def test_only_the_states_asked_for_come_back_and_are_the_same():
+    engine = NativeEngine(made(**SIZES), precision="bf16", threads=2, share=False)
+    numbers = [0, add_adapter(engine.native, adapted("lora")), add_adapter(engine.native, adapted("houlsby"))]
+    texts = [list(range(5 + n, 20 + 4 * n)) for n in numbers]
+    whole = np.concatenate([hidden(engine, ids, number) for ids, number in zip(texts, numbers, strict=True)])
+    for rows in ([], [3], [0, 14, 15, 16, 30], list(range(len(whole)))):
+        opened = [engine.native.open(ids, len(ids), 0, sampling(), n) for ids, n in zip(texts, numbers, strict=True)]
+        work = [(place, len(ids), []) for place, ids in zip(opened, texts, strict=True)]
+        assert np.array_equal(engine.native.hidden(work, rows), whole[rows])
+        for place in opened:
+            engine.native.close(place)
+    place = engine.native.open([5, 6], 2, 0, sampling())
+    with pytest.raises(ValueError, match="rows"):
+        engine.native.hidden([(place, 2, [])], [1, 0])
+
+
+def test_equal_texts_share_no_pages_across_adapters():
+    engine = NativeEngine(made(**SIZES), precision="bf16", threads=1)
+    ids = [5 + i % 9 for i in range(70)]
+    numbers = [0, *(add_adapter(engine.native, adapted("lora", seed)) for seed in (1, 2))]
+    first = [hidden(engine, ids, number)[-1] for number in numbers]
+    for number, expected in zip(numbers, first, strict=True):
+        place = engine.native.open(ids, len(ids), 0, sampling(), number)
+        assert engine.native.left(place) == 70 - 64
+        assert np.array_equal(engine.native.hidden([(place, 6, [])])[-1], expected)
+        engine.native.close(place)
+    assert not np.array_equal(first[1], first[2])
+
+
+def test_forks_behind_a_prefix_part_where_they_are_written_to():
+    engine = NativeEngine(made(**SIZES), precision="fp32", threads=1)
+    number = add_adapter(engine.native, adapted("prefix"))
+    first = engine.native.open([3, 4, 5], 3, 0, sampling(), number)
+    engine.native.hidden([(first, 3, [])])
+    second = engine.native.fork(first, sampling())
+    engine.native.append(first, 8)
+    engine.native.append(second, 9)
+    found = engine.native.hidden([(first, 1, []), (second, 1, [])])
+    assert np.array_equal(found[0], hidden(engine, [3, 4, 5, 8], number)[-1])
+    assert np.array_equal(found[1], hidden(engine, [3, 4, 5, 9], number)[-1])
+    engine.native.rewind(first)
+    assert np.array_equal(engine.native.hidden([(first, 4, [])])[-1], found[0])
+    with pytest.raises(ValueError, match="adapter"):
+        engine.native.drop_adapter(number)
+    engine.native.close(first)
+    engine.native.close(second)
+    engine.native.drop_adapter(number)
+    with pytest.raises(ValueError, match="no adapter"):
+        engine.native.open([3], 1, 0, sampling(), number)
+    assert idle(engine)
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - set(CHOSEN)))
+def test_what_changes_the_weights_cannot_be_chosen_and_says_so(kind):
+    engine = NativeEngine(made(**SIZES), threads=1)
+    with pytest.raises(UsageError, match="cannot be chosen for each text"):
+        add_adapter(engine.native, adapted(kind))
+
+
+def test_an_adapter_of_another_network_is_refused():
+    engine = NativeEngine(made(**SIZES), threads=1)
+    with pytest.raises(UsageError, match="other sizes"):
+        add_adapter(engine.native, adapted("lora", n_embd=48))
