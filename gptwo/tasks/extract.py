@@ -10,7 +10,7 @@ N examples (windows)    L scored tokens of a window, the last of them "no answer
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -27,12 +27,16 @@ from gptwo.evaluate.spans import Answer, BestSentence, FrequentKind, answer_valu
 from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
 from gptwo.recipe import TaskSection
+from gptwo.tasks import trust
 from gptwo.tasks.base import Predictor
 from gptwo.tasks.candidates import owner_of
 from gptwo.tasks.runner import ModelRunner
 from gptwo.tasks.sequences import head_and_tail, separator
-from gptwo.tasks.windows import END, START, Reading, answers_of, span_loss
+from gptwo.tasks.texts import evenly
+from gptwo.tasks.windows import END, START, Reading, answers_of, span_loss, span_probe
 from gptwo.tokenizer import Tokenizer
+
+PROBED_TOKENS = 100_000  # whose features a probe learns from at most
 
 
 class Extract(Predictor):
@@ -51,6 +55,7 @@ class Extract(Predictor):
     inputs = ("context", "question")
     lists = ("answers",)
     figures = ("f1", "exact_match", "loss")
+    probed_at = "each token of the context, by whether an answer begins or ends there"
     uncalibrated = "the odds of an answer against none also decide between windows, and a temperature would change them"
 
     def __init__(
@@ -142,20 +147,30 @@ class Extract(Predictor):
     def loss(self, model: Model, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
         return span_loss(*self.scores(model, batch), label_smoothing)
 
-    def scores(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(N, L, 2) scores of the windows of a batch, -inf beyond their ends, and their labels (N, L), -1 there."""
+    def scores(
+        self, model: Model, batch: Batch, head: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(N, L, 2) scores of the windows of a batch, -inf beyond their ends, and their labels (N, L), -1 there.
+
+        Args:
+            head: from hidden states to scores; None: the model's.
+        """
+        hidden, labels, sizes = self.hidden(model, batch)
+        scores = (head or model.logits)(hidden).float()  # (scored tokens, 2)
+        return (
+            pad_sequence(list(scores.split(sizes)), batch_first=True, padding_value=float("-inf")),
+            pad_sequence(list(labels.split(sizes)), batch_first=True, padding_value=-1),
+        )
+
+    def hidden(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor, list[int]]:
+        """(scored tokens, C) hidden states of the windows one after the other, their labels, and tokens of each."""
         assert batch.labels is not None
         labels = batch.labels.flatten()
         where = (labels != IGNORE).nonzero().squeeze(1)
         owner = owner_of(batch, where)
         where = where[owner.argsort(stable=True)]
         sizes = owner.bincount(minlength=len(batch.indices)).tolist()
-        hidden = model.transformer(batch.ids, batch.positions, batch.documents, read=where)  # (scored tokens, C)
-        scores = model.logits(hidden).float()  # (scored tokens, 2)
-        return (
-            pad_sequence(list(scores.split(sizes)), batch_first=True, padding_value=float("-inf")),
-            pad_sequence(list(labels[where].split(sizes)), batch_first=True, padding_value=-1),
-        )
+        return model.transformer(batch.ids, batch.positions, batch.documents, read=where), labels[where], sizes
 
     def count(self, batch: Batch) -> float:
         return len(batch.indices)
@@ -164,21 +179,44 @@ class Extract(Predictor):
 
     def predict(self, runner: ModelRunner, records: Sequence[Record]) -> list[Answer]:
         """The answer to the question of each record."""
+        return self._answers(runner, records)
+
+    def _answers(
+        self, runner: ModelRunner, records: Sequence[Record], head: Callable[[Tensor], Tensor] | None = None
+    ) -> list[Answer]:
         readings = [self.read(record, runner.tokenizer, runner.max_length) for record in records]
         examples = [one for i, reading in enumerate(readings) for one in self.examples(reading, i, [])]
-        return self.decode(records, readings, self.window_scores(runner, examples))
+        return self.decode(records, readings, self.window_scores(runner, examples, head))
 
-    def window_scores(self, runner: ModelRunner, examples: Sequence[Example]) -> list[np.ndarray]:
-        """For each window (L, 2) log-probabilities of an answer's beginning and end."""
+    def window_scores(
+        self, runner: ModelRunner, examples: Sequence[Example], head: Callable[[Tensor], Tensor] | None = None
+    ) -> list[np.ndarray]:
+        """For each window (L, 2) log-probabilities of an answer's beginning and end; `head` as in `scores`."""
         found: list[np.ndarray] = [np.zeros(0)] * len(examples)
         for places, (scores, labels) in runner.forward_batches(
-            examples, lambda batch: self.scores(runner.model, batch)
+            examples, lambda batch: self.scores(runner.model, batch, head)
         ):
             shares = scores.log_softmax(1).cpu().numpy()
             sizes = (labels >= 0).sum(1).tolist()
             for place, row, size in zip(places, shares, sizes, strict=True):
                 found[place] = row[:size]
         return found
+
+    def probe(self, runner: ModelRunner, train: Sequence[Record], records: Sequence[Record]) -> list[Answer]:
+        """The answers of two rows of weights on frozen features; see `windows.span_probe`."""
+        examples, tokens = [], 0
+        for example in self.encode_all(runner, evenly(train, trust.PROBED)):
+            examples.append(example)
+            tokens += len(example.ids)
+            if tokens > PROBED_TOKENS:
+                break
+        states, marks = [], []
+        for _, (hidden, labels, sizes) in runner.forward_batches(
+            examples, lambda batch: self.hidden(runner.model, batch)
+        ):
+            states += [one.float().clone() for one in hidden.split(sizes)]
+            marks += [one.clone() for one in labels.split(sizes)]
+        return self._answers(runner, records, span_probe(states, marks))
 
     def decode(
         self, records: Sequence[Record], readings: Sequence[Reading], scores: Sequence[np.ndarray]

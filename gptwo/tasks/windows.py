@@ -6,11 +6,13 @@ N examples (windows)    L scored tokens of a window, the last of them "no answer
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from gptwo.data.batching import Example
 from gptwo.data.sources import Record
@@ -18,6 +20,7 @@ from gptwo.errors import DataError
 from gptwo.evaluate.spans import Answer
 from gptwo.model.loss import IGNORE
 
+PENALTY = 0.1  # of `span_probe`, as of the probes in trust.py: the inverse of the penalty on squared weights
 START, END = 1, 2  # added up in the label of a token at which an answer begins, ends
 
 
@@ -86,6 +89,37 @@ def span_loss(scores: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> T
     even = (real / real.sum(1, keepdim=True))[..., None]
     wanted = (1 - label_smoothing) * wanted + label_smoothing * even
     return -(wanted * scores.log_softmax(1).masked_fill(~real[..., None], 0.0)).sum() / 2
+
+
+def span_probe(states: Sequence[Tensor], labels: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+    """The two scores of tokens by logistic regression over the tokens of their window, on frozen features.
+
+    Args:
+        states: (L, C) of each window, standardised here over all tokens.
+        labels: (L,) START, END, their sum or 0.
+
+    Returns:
+        From (tokens, C) features to (tokens, 2) scores.
+    """
+    every = torch.cat(list(states))
+    mean, spread = every.mean(0), every.std(0).clamp(min=1e-6)
+    learned = pad_sequence([(one - mean) / spread for one in states], batch_first=True)  # (N, L, C)
+    marks = pad_sequence(list(labels), batch_first=True, padding_value=-1)
+    beyond = (marks < 0)[..., None]
+    weight = torch.zeros(learned.shape[2], 2, device=learned.device, requires_grad=True)
+    search = torch.optim.LBFGS([weight], max_iter=100, line_search_fn="strong_wolfe")
+
+    def cost() -> Tensor:
+        search.zero_grad()
+        scores = (learned @ weight).masked_fill(beyond, float("-inf"))
+        loss = 2 * span_loss(scores, marks) + weight.square().sum() / (2 * PENALTY)
+        loss.backward()
+        return loss
+
+    with torch.inference_mode(False), torch.enable_grad():
+        search.step(cost)
+    found = weight.detach()
+    return lambda asked: ((asked - mean) / spread) @ found
 
 
 def answers_of(record: Record) -> list[Answer]:

@@ -15,7 +15,7 @@ from gptwo.errors import DataError, UsageError
 from gptwo.model.loss import IGNORE
 from gptwo.tasks.extract import Extract
 from gptwo.tasks.runner import ModelRunner
-from gptwo.tasks.windows import END, START, answers_of, span_loss
+from gptwo.tasks.windows import END, START, answers_of, span_loss, span_probe
 
 CONTEXT = "Anna lives in Berlin. the cat sat on the mat. 猫坐在垫子上，狗坐在木头上。"
 
@@ -246,3 +246,40 @@ def test_the_report_counts_questions_without_an_answer(ask, tokenizer, network):
     assert report.primary == "f1"
     assert report.notes[0].startswith("1 of 3 test questions have no answer")
     assert report.notes[-1] == "last"
+
+
+def test_the_probe_finds_answers_by_frozen_features(ask, network, tokenizer):
+    names = ["Berlin", "Bonn", "Rome", "Paris"]
+    rows = [ask(name, row=i, context=f"Anna {i} lives in {name}.") for i in range(10) for name in names]
+    rows += [ask(row=i, context=f"the cat {i} sat") for i in range(10)]
+    task = Extract(context="left")
+    task.fit(rows)
+    model = network("token", task.labels)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    said = task.probe(ModelRunner(model, tokenizer, 24), rows, rows[-14:])
+    right = [answer.text == name for answer, name in zip(said, [*names, *[""] * 10], strict=True)]
+    fresh = [answer.text for answer in task.predict(ModelRunner(model, tokenizer, 24), rows[-14:])]
+    assert sum(right) >= 12
+    assert sum(right) > sum(text == name for text, name in zip(fresh, [*names, *[""] * 10], strict=True))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_probe_is_the_least_of_the_penalised_loss():
+    generator = torch.Generator().manual_seed(1)
+    states = [torch.randn(size, 3, generator=generator) for size in (4, 6, 5)]
+    labels = [torch.zeros(len(one), dtype=torch.long) for one in states]
+    for one, (start, end) in zip(labels, [(0, 2), (3, 3), (1, 4)], strict=True):
+        one[start] += START
+        one[end] += END
+    head = span_probe(states, labels)
+    every = torch.cat(states)
+    scaled = [(one - every.mean(0)) / every.std(0) for one in states]
+    weight = torch.linalg.lstsq(torch.cat(scaled), head(every)).solution.requires_grad_()
+    costs = [
+        -((marks & mark > 0) * (one @ weight)[:, place].log_softmax(0)).sum()
+        for one, marks in zip(scaled, labels, strict=True)
+        for place, mark in enumerate((START, END))
+    ]
+    (sum(costs) + weight.square().sum() / 0.2).backward()
+    assert weight.grad.abs().max() < 1e-2
