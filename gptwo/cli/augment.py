@@ -7,27 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
+from gptwo.cli.flags import READ, RUN, RecordFlags, RunFlags, flat
 from gptwo.cli.options import (
-    ColumnsOption,
-    DeviceOption,
-    EncodingOption,
     FailUnderOption,
     File,
-    FormatOption,
     JsonOption,
     OverwriteOption,
-    PrecisionOption,
     RecipeArgument,
     ResumeOption,
-    SeedOption,
-    SetOption,
     StrictOption,
     Text,
     Texts,
-    ThreadsOption,
 )
 
 
+@flat
 def augment(
     recipe: RecipeArgument = None,
     model: Annotated[Text, typer.Option(help="Model that learns to write: a name or a folder.")] = None,
@@ -43,14 +37,8 @@ def augment(
     test: Annotated[Texts, typer.Option(help="Records to measure on; nothing like them is kept.")] = None,
     classify: Annotated[File, typer.Option(help="Measure: recipe of a network that is to be helped, too.")] = None,
     draws: Annotated[int, typer.Option(min=1, help="Measure: how often the given records are drawn.")] = 3,
-    columns: ColumnsOption = None,
-    format: FormatOption = None,
-    encoding: EncodingOption = None,
-    seed: SeedOption = None,
-    device: DeviceOption = None,
-    precision: PrecisionOption = None,
-    threads: ThreadsOption = None,
-    set_: SetOption = None,
+    records: RecordFlags = READ,
+    machine: RunFlags = RUN,
     strict: StrictOption = False,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
@@ -58,7 +46,7 @@ def augment(
     json: JsonOption = False,
 ) -> None:
     """Write more labelled records: a tuned model writes, a classifier chooses, copies are left out."""
-    from gptwo.cli.common import check_gate, console, parse_gate, print_json, run_settings, say
+    from gptwo.cli.common import check_gate, console, parse_gate, print_json, say
     from gptwo.errors import UsageError
     from gptwo.train.augment import TFIDF, Wish, augment, test_texts
 
@@ -69,16 +57,8 @@ def augment(
         raise UsageError("Only a measurement can go on.", where="--resume", fix="--measure …, without --overwrite")
     settings: dict[str, Any] = {
         "data.strict": strict or None,
-        **run_settings(
-            set_,
-            columns=columns,
-            format=format,
-            encoding=encoding,
-            seed=seed,
-            device=device,
-            precision=precision,
-            threads=threads,
-        ),
+        **records.settings(),
+        **machine.settings(),
     }
     wish = Wish(times, tries, confidence)
     shared: dict[str, Any] = {

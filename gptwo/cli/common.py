@@ -63,36 +63,6 @@ def begin(model: str, threads: int | None, *, example: str) -> None:
     runtime.set_threads(threads)
 
 
-def run_settings(
-    assignments: list[str] | None,
-    *,
-    columns: str | None = None,
-    format: str | None = None,
-    encoding: str | None = None,
-    seed: int | None = None,
-    device: str | None = None,
-    precision: str | None = None,
-    threads: int | None = None,
-) -> dict[str, Any]:
-    """The recipe keys behind the flags of every run, and those of `--set` over them.
-
-    Raises:
-        UsageError: columns or an assignment that cannot be read.
-    """
-    from gptwo.recipe import parse_assignments
-
-    return {
-        "data.columns": parse_columns(columns),
-        "data.format": format,
-        "data.encoding": encoding,
-        "train.seed": seed,
-        "train.device": device,
-        "train.precision": precision,
-        "train.threads": threads,
-        **parse_assignments(assignments or []),
-    }
-
-
 def parse_columns(text: str | None) -> dict[str, str] | None:
     """`text=review,label=stars` as a map from our names to theirs.
 

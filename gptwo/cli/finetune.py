@@ -7,33 +7,27 @@ from typing import Annotated
 
 import typer
 
+from gptwo.cli.flags import READ, RUN, RecordFlags, RunFlags, flat
 from gptwo.cli.options import (
     BatchSizeOption,
-    ColumnsOption,
     Count,
-    DeviceOption,
-    EncodingOption,
     FailUnderOption,
-    FormatOption,
     JsonOption,
     LearningRateOption,
     Number,
     OverwriteOption,
-    PrecisionOption,
     RecipeArgument,
     RecordsOption,
     ResumeOption,
-    SeedOption,
-    SetOption,
     StartOption,
     StrictOption,
     Text,
     Texts,
-    ThreadsOption,
 )
 from gptwo.tasks import NAMES
 
 
+@flat
 def finetune(
     recipe: RecipeArgument = None,
     model: StartOption = None,
@@ -42,9 +36,7 @@ def finetune(
     valid: Annotated[Texts, typer.Option(help="Records for early stopping; none: a share of train.")] = None,
     test: Annotated[Texts, typer.Option(help="Records for the report; none: those of valid.")] = None,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/finetune"),
-    columns: ColumnsOption = None,
-    format: FormatOption = None,
-    encoding: EncodingOption = None,
+    records: RecordFlags = READ,
     epochs: Annotated[Number, typer.Option(help="Passes over the training data.")] = None,
     steps: Annotated[Count, typer.Option(help="Optimizer steps, instead of epochs.")] = None,
     batch_size: BatchSizeOption = None,
@@ -54,11 +46,7 @@ def finetune(
     adapter: Annotated[
         Text, typer.Option(help="Tune an adapter and freeze the model: lora, adalora, prefix, ….")
     ] = None,
-    seed: SeedOption = None,
-    device: DeviceOption = None,
-    precision: PrecisionOption = None,
-    threads: ThreadsOption = None,
-    set_: SetOption = None,
+    machine: RunFlags = RUN,
     strict: StrictOption = False,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
@@ -67,7 +55,7 @@ def finetune(
     json: JsonOption = False,
 ) -> None:
     """Tune a model for a task; report it before and after, beside cheap baselines."""
-    from gptwo.cli.common import check_gate, console, parse_gate, print_json, run_settings, say
+    from gptwo.cli.common import check_gate, console, parse_gate, print_json, say
     from gptwo.train.finetune import finetune as run
     from gptwo.tune.sizes import learning_curve as add_sizes
     from gptwo.tune.sizes import parse_sizes
@@ -83,16 +71,8 @@ def finetune(
         "train.patience": patience,
         "freeze.policy": freeze,
         "adapter.name": adapter,
-        **run_settings(
-            set_,
-            columns=columns,
-            format=format,
-            encoding=encoding,
-            seed=seed,
-            device=device,
-            precision=precision,
-            threads=threads,
-        ),
+        **records.settings(),
+        **machine.settings(),
     }
     done = run(
         model,

@@ -7,24 +7,21 @@ from typing import Annotated
 
 import typer
 
+from gptwo.cli.flags import RUN, RunFlags, flat
 from gptwo.cli.options import (
     BatchSizeOption,
     Count,
-    DeviceOption,
     JsonOption,
     LearningRateOption,
     OverwriteOption,
-    PrecisionOption,
     RecipeArgument,
     ResumeOption,
-    SeedOption,
-    SetOption,
     Text,
     Texts,
-    ThreadsOption,
 )
 
 
+@flat
 def pretrain(
     recipe: RecipeArgument = None,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/pretrain"),
@@ -36,17 +33,13 @@ def pretrain(
     steps: Annotated[Count, typer.Option(help="Optimizer steps.")] = None,
     batch_size: BatchSizeOption = None,
     learning_rate: LearningRateOption = None,
-    seed: SeedOption = None,
-    device: DeviceOption = None,
-    precision: PrecisionOption = None,
-    threads: ThreadsOption = None,
-    set_: SetOption = None,
+    machine: RunFlags = RUN,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
     """Train a language model on text, from fresh weights or going on from a model."""
-    from gptwo.cli.common import console, print_json, run_settings, say
+    from gptwo.cli.common import console, print_json, say
     from gptwo.evaluate.report import read_report
     from gptwo.recipe import load_recipe
     from gptwo.train.pretrain import pretrain as run
@@ -61,7 +54,7 @@ def pretrain(
         "train.steps": steps,
         "train.batch_size": batch_size,
         "optimizer.learning_rate": learning_rate,
-        **run_settings(set_, seed=seed, device=device, precision=precision, threads=threads),
+        **machine.settings(),
     }
     given = recipe or begun_recipe(out, resume=resume)
     if resume and given is None and train is None:

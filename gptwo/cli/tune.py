@@ -7,23 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gptwo.cli.flags import READ, RUN, RecordFlags, RunFlags, flat
 from gptwo.cli.options import (
-    ColumnsOption,
     Count,
-    DeviceOption,
-    EncodingOption,
     FailUnderOption,
-    FormatOption,
     JsonOption,
-    PrecisionOption,
     RecipeArgument,
     RecordsOption,
-    SeedOption,
-    SetOption,
     StartOption,
     Text,
     Texts,
-    ThreadsOption,
 )
 
 if TYPE_CHECKING:
@@ -32,6 +25,7 @@ if TYPE_CHECKING:
 SHOWN = 15  # trials in the table
 
 
+@flat
 def tune(
     recipe: RecipeArgument = None,
     model: StartOption = None,
@@ -40,17 +34,11 @@ def tune(
     valid: Annotated[Texts, typer.Option(help="Records that decide; none: a share of train.")] = None,
     test: Annotated[Texts, typer.Option(help="Records the best trial is measured on, once, at the end.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the search.")] = Path("runs/tune"),
-    columns: ColumnsOption = None,
-    format: FormatOption = None,
-    encoding: EncodingOption = None,
+    records: RecordFlags = READ,
     trials: Annotated[Count, typer.Option(min=1, help="Trials in all, those of earlier calls among them.")] = None,
     metric: Annotated[Text, typer.Option(help="What is to become best; none: train.metric or the task's own.")] = None,
     parallel: Annotated[Count, typer.Option(min=1, help="Trials at the same time.")] = None,
-    seed: SeedOption = None,
-    device: DeviceOption = None,
-    precision: PrecisionOption = None,
-    threads: ThreadsOption = None,
-    set_: SetOption = None,
+    machine: RunFlags = RUN,
     lr_range: Annotated[bool, typer.Option("--lr-range", help="Range test of the learning rate instead.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the search in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew in a used folder.")] = False,
@@ -58,7 +46,7 @@ def tune(
     json: JsonOption = False,
 ) -> None:
     """Search the ranges in a recipe's [search]; write the best recipe, a page and the best trial's report."""
-    from gptwo.cli.common import check_gate, console, parse_gate, print_json, run_settings, say
+    from gptwo.cli.common import check_gate, console, parse_gate, print_json, say
     from gptwo.errors import UsageError
 
     gate = parse_gate(fail_under)
@@ -66,16 +54,8 @@ def tune(
         "search.trials": trials,
         "search.metric": metric,
         "search.parallel": parallel,
-        **run_settings(
-            set_,
-            columns=columns,
-            format=format,
-            encoding=encoding,
-            seed=seed,
-            device=device,
-            precision=precision,
-            threads=threads,
-        ),
+        **records.settings(),
+        **machine.settings(),
     }
     given = {"task": task, "train": train, "valid": valid, "out": out, "recipe": recipe, "settings": settings}
     if lr_range:
