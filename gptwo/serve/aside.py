@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gptwo.model.pretrained import Pretrained
 
-NICENESS = 10  # of the thread and of those that PyTorch starts for it: decoding comes first
+NICENESS = 5  # of the thread and of those that PyTorch starts for it: decoding comes first
 
 
 class Aside:
