@@ -369,9 +369,7 @@ def random_model(folder: Path) -> Path:
 
 def show(found: Sequence[Outcome], options: argparse.Namespace) -> None:
     print(f"{machine()}; {options.threads} threads, {options.together} texts at a time")
-    sizes = (
-        f"prompts of {options.prompt[0]} to {options.prompt[1]} words, {options.new[0]} to {options.new[1]} new tokens"
-    )
+    words, new = (f"{least} to {most}" for least, most in (options.prompt, options.new))
     name = os.path.basename(options.model or "GPT-2 124M, random weights")
     print(f"{name}; prompts of {words} words, {new} new tokens, arrivals for {options.seconds:g} s")
     print("Seconds to the first token and between tokens as p50 / p95 / p99.")
