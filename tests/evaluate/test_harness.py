@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 
 import pytest
 
@@ -24,8 +25,9 @@ CHOICES = [
 ]
 
 
-@pytest.mark.skipif(HERE, reason="lm_eval is installed")
-def test_a_missing_lm_eval_names_the_extra():
+def test_a_missing_lm_eval_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.setitem(sys.modules, "lm_eval.models", None)
     with pytest.raises(MissingError, match=r"gptwo\[harness\]"):
         harness.register()
 
