@@ -27,7 +27,13 @@ Engine::Sequence& Engine::get(int id) {
   return place->second;
 }
 
+void Engine::set_adapter(int adapter) {
+  network_.adapter(adapter);  // there is such a one
+  adapter_ = adapter;
+}
+
 void Engine::drop_adapter(int adapter) {
+  if (adapter == adapter_) adapter_ = 0;
   for (const auto& [id, sequence] : sequences_)
     if (sequence.adapter == adapter) throw std::invalid_argument("a sequence goes through the adapter");
   network_.drop_adapter(adapter);
@@ -42,8 +48,8 @@ int Engine::open(std::vector<int> tokens, int prompt, int first, const Sampling&
   sequence.prompt = prompt;
   sequence.first = first;
   sequence.sampling = sampling;
-  sequence.adapter = adapter;
-  if (const Adapter* through = network_.adapter(adapter)) sequence.before = through->before;
+  sequence.adapter = adapter < 0 ? adapter_ : adapter;
+  if (const Adapter* through = network_.adapter(sequence.adapter)) sequence.before = through->before;
   sequences_.emplace(++last_id_, std::move(sequence));
   return last_id_;
 }

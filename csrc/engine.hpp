@@ -49,10 +49,13 @@ class Engine {
   std::string missing() const { return network_.missing(); }
 
   Network& network() { return network_; }
+  // The adapter that sequences go through where they name none; 0: none.
+  void set_adapter(int adapter);
   void drop_adapter(int adapter);
 
-  // A new sequence; the network sees `tokens` from `first` on, through an adapter where one is named. Returns its id.
-  int open(std::vector<int> tokens, int prompt, int first, const Sampling& sampling, int adapter = 0);
+  // A new sequence; the network sees `tokens` from `first` on, through an adapter: -1 is that of `set_adapter`, 0 none.
+  // Returns its id.
+  int open(std::vector<int> tokens, int prompt, int first, const Sampling& sampling, int adapter = -1);
   // Another sequence with the same tokens; it shares the pages until one of the two writes to them.
   int fork(int sequence, const Sampling& sampling);
   void close(int sequence);
@@ -108,7 +111,7 @@ class Engine {
   Pages pages_;
   const bool share_;
   std::map<int, Sequence> sequences_;
-  int last_id_ = 0;
+  int last_id_ = 0, adapter_ = 0;
   std::vector<float> hidden_;  // of the rows of the last pass
   Buffer logits_;
   std::vector<Bench> benches_;

@@ -156,11 +156,12 @@ NB_MODULE(_native, m) {
            [](Shared& self, std::vector<int> tokens, int prompt, int first, const Sampling& sampling, int adapter) {
              return self.call([&](Engine& e) { return e.open(std::move(tokens), prompt, first, sampling, adapter); });
            },
-           "tokens"_a, "prompt"_a, "first"_a, "sampling"_a, "adapter"_a = 0)
+           "tokens"_a, "prompt"_a, "first"_a, "sampling"_a, "adapter"_a = -1)
       .def("add_adapter", [](Shared& self) { return self.call([](Engine& e) { return e.network().add_adapter(); }); })
       .def("add_branch", &add_branch, "adapter"_a, "layer"_a, "place"_a, "bend"_a, "down"_a, "down_bias"_a, "up"_a,
            "up_bias"_a)
       .def("begin_with", &begin_with, "adapter"_a, "keys"_a, "values"_a)
+      .def("set_adapter", [](Shared& self, int adapter) { self.call([&](Engine& e) { e.set_adapter(adapter); }); })
       .def("drop_adapter", [](Shared& self, int adapter) { self.call([&](Engine& e) { e.drop_adapter(adapter); }); })
       .def("fork",
            [](Shared& self, int id, const Sampling& sampling) {

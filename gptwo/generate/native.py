@@ -16,9 +16,11 @@ import numpy as np
 from gptwo import hub
 from gptwo.errors import MissingError, UsageError, did_you_mean
 from gptwo.generate.codec import Codec
-from gptwo.generate.native_run import NativeRun
-from gptwo.generate.native_weights import give, open_folder, open_pretrained
+from gptwo.generate.native_run import NativeRun, Way
+from gptwo.generate.native_states import hidden_states
+from gptwo.generate.native_weights import ADAPTER, Opened, give, open_model
 from gptwo.generate.options import SamplingOptions, as_prompts, stored_defaults
+from gptwo.generate.results import Generation
 from gptwo.generate.sequence import Sequence
 from gptwo.generate.writer import Writer, check_batch, check_head
 from gptwo.runtime import available_cpus
@@ -26,11 +28,12 @@ from gptwo.runtime import available_cpus
 if TYPE_CHECKING:
     from gptwo.model.config import GPT2Config
     from gptwo.model.pretrained import Pretrained
-    from gptwo.tokenizer import Tokenizer
 
 PRECISIONS = {"fp32": 0, "bf16": 1, "int8": 2, "int4": 3}
 HEAD_OF = {"fp32": "fp32", "bf16": "bf16", "int8": "int8", "int4": "int8"}
 MAX_TOKENS = 256  # of one pass: a longer prompt goes in by chunks of so many
+POOLINGS = ("all", "last", "mean")
+OWN = -1  # the adapter that the engine itself has, or none
 
 
 def isas() -> list[str]:
@@ -48,10 +51,12 @@ def why_not(model: Any, device: str = "auto") -> str | None:
     if device not in ("auto", "cpu"):
         return f"The native engine runs on the CPU, and {device!r} was asked for."
     if not isinstance(model, str | Path):
-        return None if model.adapter is None else "The native engine takes plain models, and this one has an adapter."
+        return None
     folder = hub.resolve(model)
     if not (folder / "config.json").is_file():
-        return "The native engine takes plain models in Hugging Face's layout."
+        if (folder / ADAPTER).is_file():
+            return None
+        return "The native engine takes models in Hugging Face's layout."
     if not any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
         return "The native engine reads safetensors only."
     return None
@@ -63,7 +68,8 @@ class NativeEngine(Writer):
     A text is the same alone or in any batch, and with the same seed always, in one precision on one instruction set.
 
     Args:
-        model: a folder, a name (see `gptwo.hub.resolve`), or a loaded model (its weights are copied).
+        model: a folder, a name (see `gptwo.hub.resolve`), or a loaded model (its weights are copied). An adapter is
+            loaded with PyTorch; LoRA, AdaLoRA, IA3 and BitFit are merged, of other kinds every text goes through it.
         precision: of the weights: "fp32", "bf16", "int8" (a scale for each output, activations in eight bits too) or
             "int4" (a scale for every 32 weights; the token embedding and the projection to queries, keys and values in
             int8). "auto" is bf16.
@@ -77,7 +83,7 @@ class NativeEngine(Writer):
 
     Raises:
         MissingError: the engine was not built, or there is no such model.
-        UsageError: an unknown precision or instruction set, a model without a language head, or with an adapter.
+        UsageError: an unknown precision or instruction set, or a model without a language head.
         DataError: a damaged or unfitting file.
     """
 
@@ -94,57 +100,89 @@ class NativeEngine(Writer):
         speculate: bool = True,
     ):
         check_batch(max_batch)
-        if threads is not None and threads < 1:
-            raise UsageError(f"The number of threads must be at least 1, not {threads}.", where="--threads")
-        self.precision = "bf16" if precision == "auto" else precision
-        if self.precision not in PRECISIONS:
-            fix = did_you_mean(precision, PRECISIONS)
-            raise UsageError(f"The native engine has no precision {precision!r}.", where="--precision", fix=fix)
-        if not isas():
-            raise MissingError(
-                "The native engine is not here.",
-                why="it is built when gptwo is installed, by a C++20 compiler, and there was none",
-                fix='install g++ 11 or newer and gptwo anew, or use backend="torch"',
-            )
-        folder, config, tokenizer, info, stored = _opened(model)
-        super().__init__(Codec(tokenizer, config.vocab_size), config, info, stored_defaults(folder), max_batch)
-        self.folder, self.speculate = folder, speculate
-        self.native = self._make(threads or available_cpus(), cache_bytes, isa, share)
-        give(self.native, self.config, stored, folder)
+        self.precision = pick(precision)
+        opened = open_model(model)
+        check_head(opened.head, opened.folder)
+        codec = Codec(opened.tokenizer, opened.config.vocab_size)
+        super().__init__(codec, opened.config, opened.info, stored_defaults(opened.folder), max_batch)
+        self.folder, self.speculate = opened.folder, speculate
+        self.native = build(
+            opened, self.precision, threads=threads, max_batch=max_batch, cache_bytes=cache_bytes, isa=isa, share=share
+        )
+        self.adapters: dict[str, Way] = {}
 
-    def _make(self, threads: int, cache_bytes: int | None, isa: str | None, share: bool) -> Any:
-        config = self.config
-        page = page_bytes(config, self.precision)
-        if cache_bytes is None:
-            pages = -(-config.n_positions // _module().PAGE)
-            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-            cache_bytes = max(min(page * pages * self.max_batch, memory // 4), page * pages)
-        elif cache_bytes < page:
-            raise UsageError(
-                f"cache_bytes is {cache_bytes:,}, and {_module().PAGE} tokens of this model need {page:,} bytes.",
-                where="cache_bytes",
-                fix=f"cache_bytes of at least {page * -(-config.n_positions // _module().PAGE):,} for a full context",
-            )
-        try:
-            return _module().Engine(
-                vocab_size=config.vocab_size,
-                n_positions=config.n_positions,
-                n_embd=config.n_embd,
-                n_layer=config.n_layer,
-                n_head=config.n_head,
-                n_inner=config.inner,
-                layer_norm_epsilon=config.layer_norm_epsilon,
-                scale_by_layer=config.scale_attn_by_inverse_layer_idx,
-                precision=PRECISIONS[self.precision],
-                head=PRECISIONS[HEAD_OF[self.precision]],
-                isa=os.environ.get("GPTWO_ISA", "") if isa is None else isa,
-                threads=threads,
-                max_tokens=max(MAX_TOKENS, self.max_batch),
-                cache_bytes=cache_bytes,
-                share=share,
-            )
-        except ValueError as error:
-            raise UsageError("The instruction set cannot be used.", where="GPTWO_ISA", why=str(error)) from None
+    # --- adapters
+
+    def add_adapter(self, name: str, adapter: str | Path | Pretrained) -> None:
+        """Load an adapter over this model under a name, for texts that ask for it; the base stays in memory once.
+
+        LoRA, AdaLoRA, bottlenecks, prefixes and prompts can be chosen for each text. What they add is computed in
+        float32. Loading imports PyTorch.
+
+        Args:
+            adapter: its folder, or a loaded model that carries one.
+
+        Raises:
+            UsageError: the name is taken, a kind that changes the weights themselves, or a network of other sizes.
+            DataError: the adapter is over another base.
+        """
+        from gptwo.generate.native_adapters import add_adapter
+
+        if name in self.adapters:
+            raise UsageError(f"There is an adapter {name!r} already.", fix="give it another name")
+        if isinstance(adapter, str | Path):
+            from gptwo.adapt.store import load
+
+            adapter = load(adapter, base=self.folder)
+        number = add_adapter(self.native, adapter)
+        self.adapters[name] = Way(number, adapter.config.n_positions)
+
+    def drop_adapter(self, name: str) -> None:
+        """Forget an adapter; no text may be on its way through it."""
+        (way,) = self._ways(name, 1)
+        self.native.drop_adapter(way.adapter)
+        del self.adapters[name]
+
+    def _ways(self, adapter: str | Several[str | None] | None, count: int) -> list[Way]:
+        """How each of so many texts goes through the network.
+
+        Raises:
+            UsageError: an unknown adapter, or another number of them than of texts.
+        """
+        names = [adapter] * count if adapter is None or isinstance(adapter, str) else list(adapter)
+        if len(names) != count:
+            raise UsageError(f"{len(names)} adapters for {count} texts: there must be as many.", where="adapter")
+        for name in names:
+            if name is not None and name not in self.adapters:
+                fix = did_you_mean(name, self.adapters)
+                raise UsageError(f"There is no adapter {name!r}.", where="adapter", fix=fix)
+        return [Way(OWN, self.config.n_positions) if name is None else self.adapters[name] for name in names]
+
+    # --- writing
+
+    def generate(
+        self,
+        prompts: str | Several[str] | Several[Several[int]],
+        *,
+        adapter: str | Several[str | None] | None = None,
+        **options: Any,
+    ) -> list[Generation]:
+        """Continue each prompt; see `Writer.generate`.
+
+        Args:
+            adapter: the name of one that was added, or one for each prompt, None for the model as it is.
+        """
+        if adapter is None:
+            return super().generate(prompts, **options)
+        prompts = as_prompts(prompts)
+        ways = self._ways(adapter, len(prompts))
+        chosen, sequences = self._prepare(prompts, options)
+        if chosen.num_beams > 1:
+            raise UsageError("Beam search takes no adapter by name.", where="adapter", fix="an engine over the adapter")
+        run = self._run(sequences, chosen, ways)
+        while run.advance() is not None:
+            pass
+        return [self._generation(sequence, chosen) for sequence in sequences]
 
     # --- judging and reading
 
@@ -181,66 +219,55 @@ class NativeEngine(Writer):
             self.native.close(number)
         return logprobs, likeliest
 
-    def encode(self, texts: str | Several[str] | Several[Several[int]]) -> list[np.ndarray]:
-        """Hidden states after the last layer norm.
+    def encode(
+        self,
+        texts: str | Several[str] | Several[Several[int]],
+        *,
+        pooling: str = "all",
+        adapter: str | Several[str | None] | None = None,
+    ) -> list[np.ndarray]:
+        """Hidden states after the last layer norm, for texts of any lengths side by side, without padding.
+
+        A text's states are the same alone and in any batch.
 
         Args:
             texts: as prompts of `generate`, each of at most n_positions tokens.
+            pooling: "all" tokens, the "last" one, or the "mean" over all.
+            adapter: the name of one that was added, or one for each text, None for the model as it is.
 
         Returns:
-            for each text (T, n_embd) float32, one row for each of its tokens.
+            for each text float32: (T, n_embd), one row for each of its tokens, or (n_embd,).
 
         Raises:
-            UsageError: a text is longer than the context.
+            UsageError: a text is longer than the context, an unknown pooling or adapter.
         """
-        contexts = []
-        for row, text in enumerate(as_prompts(texts)):
-            contexts.append(self.codec.context(text, f"texts[{row}]"))
-            if len(contexts[-1]) > self.config.n_positions:
+        if pooling not in POOLINGS:
+            fix = did_you_mean(pooling, POOLINGS)
+            raise UsageError(f"There is no pooling {pooling!r}.", where="pooling", fix=fix)
+        contexts = [self.codec.context(text, f"texts[{row}]") for row, text in enumerate(as_prompts(texts))]
+        ways = self._ways(adapter, len(contexts))
+        for row, (ids, way) in enumerate(zip(contexts, ways, strict=True)):
+            if len(ids) > way.n_positions:
                 raise UsageError(
-                    f"The text has {len(contexts[-1])} tokens; this network has {self.config.n_positions} positions.",
+                    f"The text has {len(ids)} tokens; this network has {way.n_positions} positions.",
                     where=f"texts[{row}]",
                     fix="shorten the text, or cut it into windows",
                 )
-        states = [np.empty((len(ids), self.config.n_embd), np.float32) for ids in contexts]
-        done = [0] * len(contexts)
-        numbers: dict[int, int] = {}
-        try:
-            row = 0
-            while row < len(contexts):
-                work, room, first = [], self.native.max_tokens, row
-                while row < len(contexts) and room:
-                    ids = contexts[row]
-                    if row not in numbers:
-                        numbers[row] = self.native.open(ids, len(ids), 0, _module().Sampling())
-                    count = min(room, len(ids) - done[row])
-                    work.append((numbers[row], count, []))
-                    room -= count
-                    if done[row] + count < len(ids):
-                        break
-                    row += 1
-                hidden, at = self.native.hidden(work), 0
-                for index, (_, count, _) in enumerate(work, first):
-                    states[index][done[index] : done[index] + count] = hidden[at : at + count]
-                    done[index] += count
-                    at += count
-                    if done[index] == len(contexts[index]):
-                        self.native.close(numbers.pop(index))
-        finally:
-            for number in numbers.values():
-                self.native.close(number)
-        return states
+        wanted = [np.arange(len(ids) - 1 if pooling == "last" else 0, len(ids)) for ids in contexts]
+        found = hidden_states(self.native, contexts, wanted, [way.adapter for way in ways], self.config.n_embd)
+        return found if pooling == "all" else [states.mean(0) for states in found]
 
     # --- running
 
-    def _run(self, sequences: list[Sequence], options: SamplingOptions) -> NativeRun:
+    def _run(self, sequences: list[Sequence], options: SamplingOptions, ways: list[Way] | None = None) -> NativeRun:
+        own = Way(OWN, self.config.n_positions)
         return NativeRun(
             self.native,
             options,
             [sequence for sequence in sequences if sequence.limit > 0],
             lambda sequence: self._sampling(options, sequence),
             endings=self.codec.endings(options.stop, options.ignore_end),
-            n_positions=self.config.n_positions,
+            way=lambda sequence: ways[sequence.prompt_index] if ways else own,
             max_batch=self.max_batch,
             speculate=self.speculate,
         )
@@ -270,6 +297,85 @@ class NativeEngine(Writer):
         return [self.score(row, start) for row, start in zip(rows, starts, strict=True)]
 
 
+def pick(precision: str) -> str:
+    """The precision of the native engine.
+
+    Raises:
+        UsageError: it has none of that name.
+        MissingError: the engine was not built.
+    """
+    if precision != "auto" and precision not in PRECISIONS:
+        fix = did_you_mean(precision, PRECISIONS)
+        raise UsageError(f"The native engine has no precision {precision!r}.", where="--precision", fix=fix)
+    if not isas():
+        raise MissingError(
+            "The native engine is not here.",
+            why="it is built when gptwo is installed, by a C++20 compiler, and there was none",
+            fix='install g++ 11 or newer and gptwo anew, or use backend="torch"',
+        )
+    return "bf16" if precision == "auto" else precision
+
+
+def build(
+    opened: Opened,
+    precision: str,
+    *,
+    threads: int | None = None,
+    max_batch: int = 16,
+    cache_bytes: int | None = None,
+    isa: str | None = None,
+    share: bool = True,
+) -> Any:
+    """The C++ engine with a model's weights, and the adapter that it carries.
+
+    Args:
+        precision: one of `PRECISIONS`; the rest as for `NativeEngine`.
+
+    Raises:
+        UsageError: too small a cache, no thread, an unknown instruction set.
+        DataError: weights that do not fit the config.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"The number of threads must be at least 1, not {threads}.", where="--threads")
+    config = opened.whole
+    page, pages = page_bytes(config, precision), -(-config.n_positions // _module().PAGE)
+    if cache_bytes is None:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        cache_bytes = max(min(page * pages * max_batch, memory // 4), page * pages)
+    elif cache_bytes < page:
+        raise UsageError(
+            f"cache_bytes is {cache_bytes:,}, and {_module().PAGE} tokens of this model need {page:,} bytes.",
+            where="cache_bytes",
+            fix=f"cache_bytes of at least {page * pages:,} for a full context",
+        )
+    try:
+        native = _module().Engine(
+            vocab_size=config.vocab_size,
+            n_positions=config.n_positions,
+            n_embd=config.n_embd,
+            n_layer=config.n_layer,
+            n_head=config.n_head,
+            n_inner=config.inner,
+            layer_norm_epsilon=config.layer_norm_epsilon,
+            scale_by_layer=config.scale_attn_by_inverse_layer_idx,
+            precision=PRECISIONS[precision],
+            head=PRECISIONS[HEAD_OF[precision]],
+            isa=os.environ.get("GPTWO_ISA", "") if isa is None else isa,
+            threads=threads or available_cpus(),
+            max_tokens=max(MAX_TOKENS, max_batch),
+            cache_bytes=cache_bytes,
+            share=share,
+        )
+    except ValueError as error:
+        raise UsageError("The instruction set cannot be used.", where="GPTWO_ISA", why=str(error)) from None
+    give(native, opened)
+    if opened.carrying is not None:
+        from gptwo.generate.native_adapters import add_adapter
+
+        native.set_adapter(add_adapter(native, opened.carrying, whole=True))
+    return native
+
+
 def page_bytes(config: GPT2Config, precision: str) -> int:
     """Bytes of a cache page: keys and values of its tokens in every layer and head."""
     D = config.head_dim
@@ -279,26 +385,3 @@ def page_bytes(config: GPT2Config, precision: str) -> int:
 
 def _module() -> Any:
     return importlib.import_module("gptwo.generate._native")
-
-
-def _opened(model: str | Path | Pretrained) -> tuple[Path | None, GPT2Config, Tokenizer | None, dict[str, Any], Any]:
-    """Folder, config, tokenizer, gptwo.json and tensors of a language model."""
-    if not isinstance(model, str | Path):
-        head: str | None = model.model.head_kind
-        found = (model.folder, model.config, model.tokenizer, model.info, open_pretrained(model))
-    else:
-        from gptwo.model.config_json import read_config, read_info
-        from gptwo.tokenizer import find_tokenizer
-
-        folder = hub.resolve(model)
-        if not (folder / "config.json").is_file():
-            raise UsageError(
-                "The native engine takes plain models in Hugging Face's layout, and config.json is missing.",
-                where=folder,
-                fix="gptwo merge makes a plain model of an adapter; --backend torch reads other layouts",
-            )
-        described = read_config(folder / "config.json")
-        head = described.head or "language"
-        found = (folder, described.config, find_tokenizer(folder), read_info(folder), open_folder(folder))
-    check_head(head, found[0])
-    return found

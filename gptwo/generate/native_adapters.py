@@ -28,12 +28,13 @@ Branch = tuple[int, int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """Place, bend, down (R, inputs) and its bias, up (outputs, R) and its bias; a bias of no length is none."""
 
 
-def add_adapter(native: Any, carrying: Pretrained) -> int:
+def add_adapter(native: Any, carrying: Pretrained, *, whole: bool = False) -> int:
     """Give the C++ engine the adapter that a model carries.
 
     Args:
         native: the C++ engine, over the same base.
         carrying: a loaded model with an adapter.
+        whole: the engine's weights are this model's, those included that its adapter tuned whole.
 
     Returns:
         the engine's number of it.
@@ -54,7 +55,7 @@ def add_adapter(native: Any, carrying: Pretrained) -> int:
                 beginning = [_numbers(t) for t in part.keys_and_values(model.transformer)]  # type: ignore[operator]
             elif found:
                 branches.append((int(found[1]), _branch(found[2], part, adapter.config.name, carrying)))
-            elif place.startswith("transformer."):
+            elif place.startswith("transformer.") and not whole:
                 raise _other(carrying, f"{place} was tuned whole")
     number = native.add_adapter()
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gptwo.errors import GptwoError
 from gptwo.generate.native_lookup import Lookup
@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from gptwo.generate.options import SamplingOptions
 
 GUESSING = 2  # up to so many sequences the network waits for memory, and checking guesses costs little
+
+
+class Way(NamedTuple):
+    """How a text goes through the network: the engine's number of its adapter (-1: the engine's own, 0: none), and the
+    positions that the adapter leaves it."""
+
+    adapter: int
+    n_positions: int
 
 
 class NativeRun:
@@ -26,7 +34,7 @@ class NativeRun:
         sequences: each with at least one token and a limit of at least one.
         sampling: how the tokens of a sequence are chosen, for the engine.
         endings: tokens that end a text.
-        n_positions: of the network.
+        way: of a sequence through the network.
         max_batch: sequences that run together at most.
         speculate: guess at tokens by looking back, which changes the speed and nothing else.
     """
@@ -39,12 +47,12 @@ class NativeRun:
         sampling: Callable[[Sequence], Any],
         *,
         endings: Endings,
-        n_positions: int,
+        way: Callable[[Sequence], Way],
         max_batch: int,
         speculate: bool = True,
     ):
         self._native, self._options, self._sampling = native, options, sampling
-        self._endings, self._n_positions, self._max_batch = endings, n_positions, max_batch
+        self._endings, self._way, self._max_batch = endings, way, max_batch
         self._waiting = deque(sequences)
         self._running: dict[int, Sequence] = {}  # by the engine's number, in the order they came
         self._speculate = speculate
@@ -79,9 +87,10 @@ class NativeRun:
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._max_batch:
             sequence = self._waiting.popleft()
-            sequence.slide(self._n_positions)
-            tokens = sequence.prompt + sequence.ids
-            number = self._native.open(tokens, len(sequence.prompt), sequence.first, self._sampling(sequence))
+            way = self._way(sequence)
+            sequence.slide(way.n_positions)
+            tokens, prompt = sequence.prompt + sequence.ids, len(sequence.prompt)
+            number = self._native.open(tokens, prompt, sequence.first, self._sampling(sequence), way.adapter)
             self._running[number] = sequence
 
     def _plan(self) -> list[tuple[int, int, list[int]]]:
@@ -92,7 +101,7 @@ class NativeRun:
         room = self._native.max_tokens - sum(1 + len(guesses) for _, _, guesses in work)
         begun: set[tuple[int, ...]] = set()  # prompts that are being read; one that begins alike waits for its pages
         for number, sequence in self._running.items():
-            start = tuple(sequence.context[:64]) if left[number] > 1 else ()
+            start = (self._way(sequence).adapter, *sequence.context[:64]) if left[number] > 1 else ()
             if start and start not in begun and room:
                 begun.add(start)
                 work.append((number, min(left[number], room), []))
@@ -106,7 +115,7 @@ class NativeRun:
         sequence = self._running[number]
         if number not in self._lookups:
             self._lookups[number] = Lookup(sequence.prompt + sequence.ids)
-        room = self._n_positions - sequence.context_length
+        room = self._way(sequence).n_positions - sequence.context_length
         return self._lookups[number].guess(min(room, sequence.remaining - 1))
 
     def _step(self) -> tuple[list[tuple[int, int, list[int]]], list[list[tuple[int, float]]]]:
@@ -163,7 +172,7 @@ class NativeRun:
                 self._native.close(number)
                 del self._running[number]
                 self._lookups.pop(number, None)
-            elif sequence.context_length > self._n_positions:
-                sequence.slide(self._n_positions)
+            elif sequence.context_length > (n_positions := self._way(sequence).n_positions):
+                sequence.slide(n_positions)
                 self._native.slide(number, sequence.first)
         return pieces

@@ -1,4 +1,4 @@
-"""A model folder for the native engine: its description and its tensors, read without PyTorch.
+"""A model for the native engine: its description and its tensors; those of a plain folder are read without PyTorch.
 
 The tensors of a safetensors file are read one by one and given on as they are stored (float32, bfloat16, float16);
 the engine widens, transposes and packs them.
@@ -10,19 +10,22 @@ import json
 import re
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gptwo import hub
 from gptwo.errors import DataError, MissingError, UsageError
 
 if TYPE_CHECKING:
     from gptwo.model.config import GPT2Config
     from gptwo.model.pretrained import Pretrained
+    from gptwo.tokenizer import Tokenizer
 
-FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
+FILE, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
 TYPES = {"F32": (0, np.float32), "BF16": (1, np.uint16), "F16": (2, np.float16), "F64": (0, np.float64)}
 MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)$")  # causal masks that older versions stored
 HEADS = ("lm_head", "score", "classifier", "multiple_choice_head", "qa_outputs")
@@ -31,11 +34,74 @@ Read = Callable[[], tuple[np.ndarray, int]]
 """A tensor's numbers and which of the engine's stored types they are."""
 
 
-def shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
-    """The tensors that a language model has, as files store them, in the order the engine wants them."""
+@dataclass
+class Opened:
+    """What the native engine needs to know of a model.
+
+    Args:
+        config: what texts see: an adapter's virtual tokens have taken their positions.
+        head: "language", "sequence" or "token".
+        stored: shape and reader of each tensor, by the names of `shapes`.
+        carrying: the loaded model, where it has an adapter that cannot be merged.
+    """
+
+    folder: Path | None
+    config: GPT2Config
+    tokenizer: Tokenizer | None
+    info: dict[str, Any]
+    head: str
+    stored: dict[str, tuple[tuple[int, ...], Read]]
+    carrying: Pretrained | None = None
+
+    @property
+    def whole(self) -> GPT2Config:
+        """The config with all positions of the network."""
+        shape = self.stored["wpe.weight"][0] if self.carrying else None
+        return replace(self.config, n_positions=shape[0]) if shape else self.config
+
+
+def open_model(model: str | Path | Pretrained) -> Opened:
+    """A folder, a name, or a loaded model. An adapter that can be merged is merged; this alone loads it with PyTorch.
+
+    Raises:
+        UsageError: another layout than Hugging Face's.
+        MissingError: no such model, or no safetensors.
+        DataError: a damaged file.
+    """
+    if isinstance(model, str | Path):
+        from gptwo.model.config_json import read_config, read_info
+        from gptwo.tokenizer import find_tokenizer
+
+        folder = hub.resolve(model)
+        if (folder / "config.json").is_file():
+            described = read_config(folder / "config.json")
+            head = described.head or "language"
+            info = read_info(folder)
+            return Opened(folder, described.config, find_tokenizer(folder), info, head, open_folder(folder))
+        if not (folder / ADAPTER).is_file():
+            raise UsageError(
+                "The native engine takes models in Hugging Face's layout, and config.json is missing.",
+                where=folder,
+                fix="--backend torch reads other layouts",
+            )
+        from gptwo.adapt.store import load
+
+        model = load(folder)
+    if model.adapter is not None:
+        from gptwo.adapt.merge import MERGEABLE, merged
+
+        if model.adapter.config.name in MERGEABLE:
+            model = merged(model)
+    carrying = None if model.adapter is None else model
+    stored = open_pretrained(model)
+    return Opened(model.folder, model.config, model.tokenizer, model.info, model.model.head_kind, stored, carrying)
+
+
+def shapes(config: GPT2Config, head: str = "language") -> dict[str, tuple[int, ...]]:
+    """The tensors that a model has below its label head, as files store them, in the order the engine wants them."""
     C, inner = config.n_embd, config.inner
     named: dict[str, tuple[int, ...]] = {"wte.weight": (config.vocab_size, C)}
-    if not config.tie_word_embeddings:
+    if not config.tie_word_embeddings and head == "language":
         named["lm_head.weight"] = (config.vocab_size, C)
     named["wpe.weight"] = (config.n_positions, C)
     for layer in range(config.n_layer):
@@ -49,18 +115,17 @@ def shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
     return named | {"ln_f.weight": (C,), "ln_f.bias": (C,)}
 
 
-def give(native: Any, config: GPT2Config, stored: dict[str, tuple[tuple[int, ...], Read]], where: Any) -> None:
+def give(native: Any, opened: Opened) -> None:
     """Pack every tensor into the engine.
 
     Args:
         native: the C++ engine.
-        stored: shape and reader of each tensor, by the names of `shapes`.
-        where: named in errors.
+        opened: its weights.
 
     Raises:
         DataError: a tensor is missing or of another shape.
     """
-    wanted = shapes(config)
+    wanted, stored = shapes(opened.whole, opened.head), opened.stored
     missing = [name for name in wanted if name not in stored]
     unlike = [
         f"{name} is {stored[name][0]}, the config asks for {shape}"
@@ -70,7 +135,7 @@ def give(native: Any, config: GPT2Config, stored: dict[str, tuple[tuple[int, ...
     if missing or unlike:
         raise DataError(
             "The weights do not fit the config.",
-            where=where,
+            where=opened.folder,
             why="; ".join([f"missing: {name}" for name in missing[:5]] + unlike[:5]),
             fix="check that config.json and the weights belong together",
         )
@@ -155,17 +220,7 @@ def _reader(file: Path, start: int, shape: tuple[int, ...], kind: int, dtype: An
 
 
 def open_pretrained(pretrained: Pretrained) -> dict[str, tuple[tuple[int, ...], Read]]:
-    """The tensors of a model that is in memory already; matrices of blocks turned as files store them.
-
-    Raises:
-        UsageError: it carries an adapter.
-    """
-    if pretrained.adapter is not None:
-        raise UsageError(
-            "The native engine takes plain models, and this one carries an adapter.",
-            where=pretrained.folder,
-            fix="gptwo merge makes a plain model of it",
-        )
+    """The tensors of a model that is in memory already; matrices of blocks turned as files store them."""
     transposed = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")
     stored = {}
     for name, parameter in pretrained.model.named_parameters():
