@@ -26,7 +26,8 @@ from gptwo.generate.options import SamplingOptions
 from gptwo.model.pretrained import Pretrained
 from gptwo.recipe import Recipe
 from gptwo.tasks.language import Language, template_fields
-from gptwo.train.finetune import finetune, name_of, resolve
+from gptwo.train.finetune import finetune, resolve
+from gptwo.train.prepare import name_of
 from gptwo.train.run import write_text
 from gptwo.train.sift import Candidate, Judge, judge_of_model, judge_of_texts, reasons, sift
 

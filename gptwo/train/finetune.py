@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -10,46 +9,36 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gptwo.adapt.freeze import freeze
-from gptwo.adapt.store import carry, load, plain, save
+from gptwo.adapt.store import load, plain, save
 from gptwo.data.files import format_of
 from gptwo.data.loader import ExampleBatches
-from gptwo.data.sources import Record
 from gptwo.errors import UsageError
 from gptwo.evaluate.assess import BEFORE, TUNED
 from gptwo.evaluate.metric_names import metric_name
 from gptwo.evaluate.report import Report, load_events
 from gptwo.evaluate.report import Sample as SampleText
 from gptwo.generate.engine import Engine
-from gptwo.model import pretrained as models
 from gptwo.model.pretrained import Pretrained
 from gptwo.recipe import Recipe, load_recipe
 from gptwo.tasks import make_task
 from gptwo.tasks.base import Task
 from gptwo.tasks.language import Language
 from gptwo.tasks.runner import ModelRunner
-from gptwo.tasks.trust import before_notes, fit_notes, unseen_notes
-from gptwo.tokenizer import Tokenizer, load_tokenizer
-from gptwo.train.checkpoint import check_space
+from gptwo.tasks.trust import before_notes, fit_notes
 from gptwo.train.confidence import calibrate
 from gptwo.train.leakage import leakage
 from gptwo.train.lock import hold
-from gptwo.train.parts import CountedRejects, check_weights, notes_of, read_parts
-from gptwo.train.pretrain import FRESH, set_dropout
+from gptwo.train.parts import check_weights
+from gptwo.train.prepare import Prepared, name_of, prepare
 from gptwo.train.run import (
     begun_recipe,
-    changed_keys,
     nothing_to_resume,
     open_run,
-    settle,
-    without_effect,
-    write_environment,
 )
 from gptwo.train.session import run_session
-from gptwo.train.trainer import Hooks, Outcome, unknown_metric
+from gptwo.train.trainer import Hooks, Outcome
 
 PACKED_ROW = 512  # tokens of a row that several records share: attention stays cheap, and little is padded
-UNUSED = (*FRESH, "data.block_size", "train.evaluate_batches")  # recipe keys that only pretraining reads
 
 Stop = Callable[[int, dict[str, float]], str | None]
 
@@ -131,103 +120,102 @@ def tune_model(
     base = plain(base)
     if not recipe.model.random:
         check_weights(base)
-    device, precision = settle(recipe, folder, resume=resume)
-    rejects = CountedRejects(folder / "rejects.jsonl", strict=recipe.data.strict)
-    with rejects:
-        parts = read_parts(recipe.data, job, rejects, recipe.train.seed)
-        metric = recipe.train.metric or job.figures[0]
-        if metric not in job.figures:
-            raise unknown_metric(metric, list(job.figures))
-        start, tokenizer = tunable(base, job, recipe, device.value)
-        adapter = carry(start, base, recipe)
-        max_length = min(recipe.data.max_length or start.config.n_positions, start.config.n_positions)
-        job.fit_tokens(tokenizer, max_length)
-        for part in parts.values():
-            part.encode(job, tokenizer, max_length)
-    among = adapter.tuned if adapter else None
-    choice = recipe.freeze
-    tuned = freeze(start.model, choice.policy, last=choice.last, pattern=choice.pattern, among=among)
-    check_space(folder, start.model, recipe.train.keep_last, adapter.tensors(start.model) if adapter else None)
-    start.info |= {
-        **job.describe(),
-        "max_length": max_length,
-        "columns": recipe.data.columns,
-        "label_separator": recipe.data.label_separator,
-    }
-    files = [file for part in parts.values() for file in part.files]
-    hashes = {name: [file.sha256 for file in part.files] for name, part in parts.items() if part.files}
-    if adapter and adapter.base:
-        hashes["base"] = [adapter.base.fingerprint]
-    machine = write_environment(folder, device, precision, hashes, resume=resume)
-
-    runner = ModelRunner(start.model, tokenizer, max_length, precision.value)
-    test_records = (parts.get("test") or parts["valid"]).records
-    before = None
-    with adapter.absent(start.model) if adapter else nullcontext():  # a fresh prefix is not the untuned model
-        untuned = replace(start, config=start.model.config, adapter=None)
-        if start.fresh:
-            before = job.probe(runner, parts["train"].records, test_records)
-        states = before_notes(job, probed=before is not None, fresh=bool(start.fresh))
-        if before is None:
-            before = job.untuned(base.model, runner, test_records)
-        samples = write_samples(untuned, job, test_records, recipe, BEFORE)
-    notes = notes_of(parts, rejects) + unseen_notes(job, parts["train"].records)
-    if adapter:
-        notes.append(adapter.summary(start.model))
-    notes += without_effect("finetune", [key for key in changed_keys(recipe) if key in UNUSED])
-
-    def sample() -> list[str]:
-        return [f"{found.prompt}{found.text}" for found in write_samples(start, job, test_records, recipe, TUNED)]
-
-    hooks = Hooks(
-        evaluate=lambda: job.evaluate(runner, parts["valid"].records),
-        metric=metric,
-        maximise=metric_name(metric).higher_is_better,
-        save_best=lambda: save(start, folder / "best"),
-        sample=sample if recipe.train.sample_every and isinstance(job, Language) else None,
-        place=lambda index: parts["train"].records[index].place(),
-        stop=stop,
-        adapter=adapter,
-    )
-    source = ExampleBatches(
-        parts["train"].examples,
-        size=recipe.train.batch_size,
-        seed=recipe.train.seed,
-        row_tokens=PACKED_ROW if recipe.data.packed else None,
-    )
+    made = prepare(base, job, recipe, folder, resume=resume)
+    before = judge_untuned(made)
     outcome = run_session(
-        start.model,
+        made.start.model,
         job,
-        source,
+        ExampleBatches(
+            made.parts["train"].examples,
+            size=recipe.train.batch_size,
+            seed=recipe.train.seed,
+            row_tokens=PACKED_ROW if recipe.data.packed else None,
+        ),
         recipe=recipe,
         folder=folder,
-        hooks=hooks,
-        tuned=tuned,
-        precision=precision,
+        hooks=hooks_of(made, stop),
+        tuned=made.tuned,
+        precision=made.precision,
         resume=resume,
-        notices=notes,
+        notices=made.notes,
     )
-    best = load(folder / "best", device=device.value, base=base.folder if adapter else None)
-    runner = replace(runner, model=best.model)
-    calibrate(job, best, runner, parts["valid"].records, target_precision=recipe.task.target_precision)
-    states += fit_notes(job, len(parts["valid"].records))
-    after = job.opinion(runner, test_records)
-    samples += write_samples(best, job, test_records, recipe, TUNED)
-    systems = {BEFORE: before, TUNED: after, **job.baselines(parts["train"].records, test_records)}
+    best = load(folder / "best", device=made.device.value, base=base.folder if made.adapter else None)
+    runner = replace(made.runner, model=best.model)
+    valid = made.parts["valid"].records
+    calibrate(job, best, runner, valid, target_precision=recipe.task.target_precision)
+    before.notes += fit_notes(job, len(valid))
+    report = verdict(made, before, best, runner, outcome)
+    return Run(folder, best, report, outcome, {name: len(part.records) for name, part in made.parts.items()})
+
+
+@dataclass
+class Untuned:
+    """What a model says of the test records before it is tuned.
+
+    Args:
+        said: as `Task.opinion` gives it.
+        notes: what stands for the untuned model, for the report; later also how its confidences were fitted.
+        samples: texts, where the task writes.
+    """
+
+    said: Any
+    notes: list[str]
+    samples: list[SampleText]
+
+
+def judge_untuned(made: Prepared) -> Untuned:
+    """The cheapest head on a fresh model's features, else the model as it is."""
+    start, job, said = made.start, made.job, None
+    with made.adapter.absent(start.model) if made.adapter else nullcontext():  # a fresh prefix is not untuned
+        if start.fresh:
+            said = job.probe(made.runner, made.parts["train"].records, made.test_records)
+        notes = before_notes(job, probed=said is not None, fresh=bool(start.fresh))
+        if said is None:
+            said = job.untuned(made.base.model, made.runner, made.test_records)
+        untuned = replace(start, config=start.model.config, adapter=None)
+        return Untuned(said, notes, write_samples(untuned, made, BEFORE))
+
+
+def hooks_of(made: Prepared, stop: Stop | None) -> Hooks:
+    """What the trainer asks of a task while it learns."""
+    start, job, parts = made.start, made.job, made.parts
+    samples = made.recipe.train.sample_every and isinstance(job, Language)
+    return Hooks(
+        evaluate=lambda: job.evaluate(made.runner, parts["valid"].records),
+        metric=made.metric,
+        maximise=metric_name(made.metric).higher_is_better,
+        save_best=lambda: save(start, made.folder / "best"),
+        sample=(lambda: [f"{one.prompt}{one.text}" for one in write_samples(start, made, TUNED)]) if samples else None,
+        place=lambda index: parts["train"].records[index].place(),
+        stop=stop,
+        adapter=made.adapter,
+    )
+
+
+def verdict(made: Prepared, before: Untuned, best: Pretrained, runner: ModelRunner, outcome: Outcome) -> Report:
+    """The report on the test records, before and after, beside the baselines; it lies in the run folder.
+
+    Args:
+        best, runner: the tuned model.
+    """
+    job, recipe, records, parts = made.job, made.recipe, made.test_records, made.parts
+    systems = {BEFORE: before.said, TUNED: job.opinion(runner, records)}
+    samples = before.samples + write_samples(best, made, TUNED)
+    chosen = f"The best checkpoint is that of step {outcome.progress.best_step:,}, by {made.metric}."
     report = job.report(
-        f"{job.name}: {name_of(base, recipe)} on {Path(recipe.data.train[0]).name}",
-        test_records,
-        systems,
-        data=files,
-        events=load_events(folder / "events.jsonl"),
+        f"{job.name}: {name_of(made.base, recipe)} on {Path(recipe.data.train[0]).name}",
+        records,
+        systems | job.baselines(parts["train"].records, records),
+        data=[file for part in parts.values() for file in part.files],
+        events=load_events(made.folder / "events.jsonl"),
         warnings=leakage(parts, job),
-        notes=[*states, *notes, f"The best checkpoint is that of step {outcome.progress.best_step:,}, by {metric}."],
+        notes=[*before.notes, *made.notes, chosen],
         samples=samples,
         recipe=recipe.model_dump(exclude_none=True),
-        machine=machine,
+        machine=made.machine,
     )
-    report.write(folder)
-    return Run(folder, best, report, outcome, {name: len(part.records) for name, part in parts.items()})
+    report.write(made.folder)
+    return report
 
 
 def resolve(
@@ -273,45 +261,12 @@ def listed(value: str | Path | Sequence[str | Path] | None) -> list[str] | None:
     return [str(value)] if isinstance(value, str | Path) else [str(item) for item in value]
 
 
-def tunable(base: Pretrained, job: Task, recipe: Recipe, device: str) -> tuple[Pretrained, Tokenizer]:
-    """A copy of a model with the head of a task, or its shape with random weights, on a device; and its tokenizer.
-
-    Raises:
-        UsageError: it has no tokenizer, or one that does not fit.
-    """
-    tokenizer = load_tokenizer(recipe.model.tokenizer) if recipe.model.tokenizer else base.tokenizer
-    if tokenizer is None:
-        raise UsageError("The model has no tokenizer.", where=base.folder, fix="--set model.tokenizer=FOLDER")
-    if job.special_tokens:
-        tokenizer = copy.deepcopy(tokenizer)  # that of the base stays as it is
-    made = models.create(base.config, tokenizer, head=job.head, labels=job.labels, seed=recipe.train.seed)
-    made.fresh = [name for name, _ in made.model.named_parameters()]
-    if not recipe.model.random:
-        made.model.transformer.load_state_dict(base.model.transformer.state_dict())
-        same_head = base.model.head_kind == job.head and (job.head == "language" or base.labels == job.labels)
-        if same_head:
-            made.model.projection.load_state_dict(base.model.projection.state_dict())
-            made.model.tie()
-            made.fresh = []
-    if job.special_tokens:
-        made.add_special_tokens(job.special_tokens)
-    made.info = {"base": name_of(base, recipe), **job.describe()}
-    if recipe.model.dropout is not None:
-        set_dropout(made, made.config.with_dropout(recipe.model.dropout))
-    made.model.to(device)
-    return made, tokenizer
-
-
-def name_of(base: Pretrained, recipe: Recipe) -> str:
-    """What the model that a run starts from is called."""
-    name = recipe.model.base or (base.folder.name if base.folder else "a new model")
-    return f"{name} (random weights)" if recipe.model.random else name
-
-
-def write_samples(start: Pretrained, job: Task, records: list[Record], recipe: Recipe, system: str) -> list[SampleText]:
-    """A few continuations, for tasks that write."""
+def write_samples(model: Pretrained, made: Prepared, system: str) -> list[SampleText]:
+    """A few continuations by a model, for tasks that write."""
+    job, options = made.job, made.recipe.train
     if not isinstance(job, Language):
         return []
-    prompts = recipe.train.sample_prompts or list(dict.fromkeys(job.prompt_of(record) for record in records[:50]))[:3]
-    found = Engine(start).generate(prompts, max_new_tokens=80, temperature=0.8, top_p=0.95, seed=recipe.train.seed)
+    asked = [job.prompt_of(record) for record in made.test_records[:50]]
+    prompts = options.sample_prompts or list(dict.fromkeys(asked))[:3]
+    found = Engine(model).generate(prompts, max_new_tokens=80, temperature=0.8, top_p=0.95, seed=options.seed)
     return [SampleText(prompt, one.text, system) for prompt, one in zip(prompts, found, strict=True)]
