@@ -67,7 +67,7 @@ def test_the_report_says_what_stands_for_the_untuned_model(untuned):
         )
     assert "at the last token of each candidate, by whether it is relevant." in notes["rank"]
     assert "at the last piece of each token." in notes["tag"]
-    assert "the head is new and has learned nothing" in notes["extract"]
+    assert "at each token of the context, by whether an answer begins or ends there." in notes["extract"]
     for kind in ("choice", "language", "translate", "answer", "dialogue", "code"):
         assert "Before tuning: a linear" not in notes[kind]
         assert "Before tuning: the head" not in notes[kind]
