@@ -33,12 +33,13 @@ void Network::add_branch(int adapter, int index, Place place, Bend bend, int R, 
                          const Source& down_bias, const Source& up, const Source& up_bias) {
   const int C = shape.n_embd;
   const bool wide = place == Place::up;
+  Arena& arena = adapters_.at(adapter).arena;
   Branch& branch = adapters_.at(adapter).layers.at(size_t(index)).at(size_t(place));
   const auto same = [](int n) { return n; };
-  branch.down = pack(team_, Precision::fp32, down, down_bias.data ? &down_bias : nullptr, R,
+  branch.down = pack(team_, arena, Precision::fp32, down, down_bias.data ? &down_bias : nullptr, R,
                      place == Place::down ? shape.n_inner : C, same);
   const auto rows = [&](int n) { return place == Place::attention ? by_head(n) : n; };
-  branch.up = pack(team_, Precision::fp32, up, up_bias.data ? &up_bias : nullptr,
+  branch.up = pack(team_, arena, Precision::fp32, up, up_bias.data ? &up_bias : nullptr,
                    place == Place::attention ? shape.n_head * shape.head_rows() : wide ? shape.n_inner : C, R, rows);
   branch.bend = bend;
   if (const int stride = round_up(R, LANES); stride > low_stride_) {
@@ -74,8 +75,8 @@ void Network::begin(const Adapter& adapter, char* const* pages) const {
   for (int block = 0; block < blocks; ++block)
     for (int token = 0; token < adapter.before; ++token) {
       const size_t at = (size_t(block) * adapter.before + token) * D;
-      kernels_.remember(pages[token / PAGE] + block * block_bytes(D, half()), token % PAGE, adapter.keys.data() + at,
-                        adapter.values.data() + at, D, half());
+      kernels_.remember(pages[token / PAGE] + block * block_bytes(D, cache_), token % PAGE, adapter.keys.data() + at,
+                        adapter.values.data() + at, D, cache_);
     }
 }
 
@@ -139,8 +140,8 @@ void Network::adapted_product(Worker& worker, int index, Place place, const Matr
   const bool bends = how == Finish::gelu && any(all, index, place);
   const bool apart = (place == Place::projection && any(all, index, Place::behind_attention)) ||
                      (place == Place::down && any(all, index, Place::behind_mlp));
-  const int size = piece_of(worker, w);
-  for (auto piece = worker.take(w.panels, size); piece.begin < piece.end; piece = worker.take(w.panels, size)) {
+  for (auto piece = worker.take_part(w.panels, ABREAST); piece.begin < piece.end;
+       piece = worker.take_part(w.panels, ABREAST)) {
     const size_t at = size_t(piece.begin) * LANES;
     const auto branches = [&] {
       for (const Run& run : all.runs) {

@@ -16,7 +16,7 @@ Pages::Chain root(int adapter) { return adapter ? ~Pages::Chain(adapter) : 0; }
 
 Engine::Engine(const Options& o)
     : team_(o.threads), kernels_(*choose_kernels(o.isa)),
-      network_(team_, kernels_, o.shape, o.precision, o.head, o.max_tokens),
+      network_(team_, kernels_, o.shape, o.precision, o.head, o.cache, o.max_tokens),
       pages_(network_.page_bytes(), o.cache_bytes), share_(o.share), benches_(size_t(o.threads)) {
   logits_ = Buffer(size_t(LOGITS_ROWS) * network_.logits_stride() * 4);
 }

@@ -20,7 +20,7 @@ struct OutOfPages : std::runtime_error {
 
 struct Options {
   Shape shape;
-  Precision precision = Precision::fp32, head = Precision::fp32;
+  Precision precision = Precision::fp32, head = Precision::fp32, cache = Precision::fp32;
   std::string isa;  // "" is the fastest
   int threads = 1;
   int max_tokens = 256;  // of one pass

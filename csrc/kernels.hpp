@@ -13,6 +13,7 @@
 namespace gptwo {
 
 constexpr int LANES = 16;         // outputs of a panel; numbers of a vector, whatever the width of the registers
+constexpr int ABREAST = 4;       // panels whose products are computed side by side
 constexpr int PAGE = 32;          // tokens of a cache page
 constexpr int GROUP_INT8 = 128;   // inputs of int8 products that share a scale
 constexpr int GROUP_INT4 = 32;    // inputs and weights of int4 products that share a scale
@@ -70,7 +71,9 @@ struct Attention {
   int D;
   float scale;
   float* scratch;  // attention_scratch(S) floats
-  bool half;       // keys and values are bf16
+  Precision cache;  // of keys and values: fp32, bf16 or int8
+  const char* const* next;  // pages of the sequence that comes after this one, to be asked for ahead
+  int next_pages;
 };
 
 struct Kernels {
@@ -88,7 +91,7 @@ struct Kernels {
   void (*attend)(const Attention&);
 
   // Put key and value (D) of one token into its slot of a block.
-  void (*remember)(char* block, int slot, const float* key, const float* value, int D, bool half);
+  void (*remember)(char* block, int slot, const float* key, const float* value, int D, Precision cache);
 
   // out[i] = exp((logits[i] - top) * factor); count is padded to a multiple of 16.
   void (*exponentials)(const float* logits, int count, float top, float factor, float* out);
@@ -109,12 +112,21 @@ constexpr int input_groups(Precision p, int K) {
 }
 constexpr size_t input_bytes(Precision p) { return p == Precision::fp32 ? 4 : p == Precision::bf16 ? 2 : 1; }
 
-// A block holds the keys and values of PAGE tokens for one head of one layer:
-//   keys    [PAGE/16][D/2][16][2] (bf16) or [PAGE/16][D][16] (float32): 16 tokens side by side
-//   values  [PAGE/2][D'][2] (bf16) or [PAGE][D'] (float32), D' = D rounded up to 16
-constexpr size_t keys_bytes(int D, bool half) { return size_t(PAGE) * round_up(D, 2) * (half ? 2 : 4); }
-constexpr size_t block_bytes(int D, bool half) {
-  return keys_bytes(D, half) + size_t(PAGE) * round_up(D, LANES) * (half ? 2 : 4);
+// A block holds the keys and values of PAGE tokens for one head of one layer. With W numbers in four bytes (one in
+// float32, two in bf16, four in int8) and D' = D rounded up to 16:
+//   keys    [PAGE/16][D/W][16][W]: 16 tokens side by side
+//   values  [PAGE/W][D'][W]
+// In int8 each token has a scale for its key and one for its value, behind them: [2][PAGE] float32. Bytes are the
+// numbers + 128, as in weights.
+constexpr int per_word(Precision cache) { return 4 / int(input_bytes(cache)); }
+constexpr size_t keys_bytes(int D, Precision cache) {
+  return size_t(PAGE) * round_up(D, per_word(cache)) * input_bytes(cache);
+}
+constexpr size_t scales_at(int D, Precision cache) {
+  return keys_bytes(D, cache) + size_t(PAGE) * round_up(D, LANES) * input_bytes(cache);
+}
+constexpr size_t block_bytes(int D, Precision cache) {
+  return scales_at(D, cache) + (cache == Precision::int8 ? 2 * PAGE * sizeof(float) : 0);
 }
 constexpr int QUERIES = 4;  // queries that attention takes together
 constexpr size_t attention_scratch(int S, int D) {

@@ -111,6 +111,12 @@ NB_MODULE(_native, m) {
   m.attr("PAGE") = PAGE;
   m.def("isas", &available_isas, "Instruction sets that were compiled in and can run here, slowest first.");
 
+  m.def("page_bytes",
+        [](int n_layer, int n_head, int head_dim, int cache) {
+          return size_t(n_layer) * n_head * block_bytes(head_dim, Precision(cache));
+        },
+        "n_layer"_a, "n_head"_a, "head_dim"_a, "cache"_a, "Bytes of a cache page.");
+
   nb::exception<OutOfPages>(m, "OutOfPages", PyExc_MemoryError);
 
   nb::class_<Sampling>(m, "Sampling", "How the tokens of one sequence are chosen; see SamplingOptions.")
@@ -133,13 +139,14 @@ NB_MODULE(_native, m) {
   nb::class_<Shared>(m, "Engine", "Weights, a cache, and the sequences in it.")
       .def("__init__",
            [](Shared* self, int vocab_size, int n_positions, int n_embd, int n_layer, int n_head, int n_inner,
-              float layer_norm_epsilon, bool scale_by_layer, int precision, int head, const std::string& isa,
-              int threads, int max_tokens, size_t cache_bytes, bool share) {
+              float layer_norm_epsilon, bool scale_by_layer, int precision, int head, int cache,
+              const std::string& isa, int threads, int max_tokens, size_t cache_bytes, bool share) {
              Options options;
              options.shape = {vocab_size, n_positions, n_embd, n_layer,
                               n_head,     n_inner,     layer_norm_epsilon, scale_by_layer};
              options.precision = Precision(precision);
              options.head = Precision(head);
+             options.cache = Precision(cache);
              options.isa = isa;
              options.threads = threads;
              options.max_tokens = max_tokens;
@@ -148,8 +155,8 @@ NB_MODULE(_native, m) {
              new (self) Shared(options);
            },
            "vocab_size"_a, "n_positions"_a, "n_embd"_a, "n_layer"_a, "n_head"_a, "n_inner"_a, "layer_norm_epsilon"_a,
-           "scale_by_layer"_a, "precision"_a, "head"_a, "isa"_a, "threads"_a, "max_tokens"_a, "cache_bytes"_a,
-           "share"_a)
+           "scale_by_layer"_a, "precision"_a, "head"_a, "cache"_a, "isa"_a, "threads"_a, "max_tokens"_a,
+           "cache_bytes"_a, "share"_a)
       .def("add_weight", &add_weight, "name"_a, "tensor"_a, "type"_a)
       .def("missing", [](Shared& self) { return self.engine.missing(); })
       .def("open",

@@ -8,7 +8,6 @@ namespace gptwo {
 namespace {
 
 constexpr int OWN_ROWS = 8;  // up to so many rows every thread prepares for itself: cheaper than a barrier
-constexpr int CHUNK = 8;     // panels that a thread takes at a time, at most
 
 size_t input_stride(int K) { return size_t(round_up(K, 64)) * 4; }  // of the widest form
 
@@ -30,9 +29,9 @@ size_t carved_bytes(int rows, int K) {
 }  // namespace
 
 Network::Network(Team& team, const Kernels& kernels, const Shape& shape, Precision precision, Precision head,
-                 int max_tokens)
+                 Precision cache, int max_tokens)
     : shape(shape), max_tokens(max_tokens), team_(team), kernels_(kernels), precision_(precision),
-      head_precision_(head), width_(round_up(shape.n_embd, ROW_ALIGNMENT)),
+      head_precision_(head), cache_(cache), width_(round_up(shape.n_embd, ROW_ALIGNMENT)),
       inner_width_(round_up(shape.n_inner, ROW_ALIGNMENT)), layers_(shape.n_layer) {
   const int widest = std::max(width_, inner_width_);
   residual_ = Buffer(size_t(max_tokens) * width_ * 4);
@@ -189,20 +188,23 @@ void Network::attend(Worker& worker, int index, const std::vector<Span>& spans, 
   if (shape.scale_attn_by_inverse_layer_idx) scale /= float(index + 1);
   for (auto piece = worker.take(H, 1); piece.begin < piece.end; piece = worker.take(H, 1)) {
     const int head = piece.begin;
-    const size_t offset = (size_t(index) * H + head) * block_bytes(D, half());
+    const size_t offset = (size_t(index) * H + head) * block_bytes(D, cache_);
     kernels_.product(w, x, all.count, head * panels, (head + 1) * panels, scratch.heads, rows, Finish::store);
     for (const Run& run : all.runs)
       raise(index, Place::attention, run, head * panels, (head + 1) * panels, scratch.heads, size_t(rows));
     const float* line = scratch.heads;  // (M, rows): query, key, value
     float* out = mixed_.as<float>() + head * D;
-    for (const Span& span : spans) {
+    for (size_t s = 0; s < spans.size(); ++s) {
+      const Span& span = spans[s];
       for (int i = 0; i < span.count; ++i) {
         const int token = span.position + i;
         const float* key = line + size_t(i) * rows + D;
-        kernels_.remember(span.pages[token / PAGE] + offset, token % PAGE, key, key + D, D, half());
+        kernels_.remember(span.pages[token / PAGE] + offset, token % PAGE, key, key + D, D, cache_);
       }
+      const Span* next = s + 1 < spans.size() ? &spans[s + 1] : nullptr;
       kernels_.attend({line, size_t(rows), out, size_t(width_), span.count, span.position, span.pages, offset, D, scale,
-                       scratch.attention, half()});
+                       scratch.attention, cache_, next ? next->pages : nullptr,
+                       next ? (next->position + next->count + PAGE - 1) / PAGE : 0});
       line += size_t(span.count) * rows;
       out += size_t(span.count) * width_;
     }
@@ -211,15 +213,9 @@ void Network::attend(Worker& worker, int index, const std::vector<Span>& spans, 
 
 void Network::product(Worker& worker, const Matrix& w, const Inputs& x, int M, float* out, size_t stride,
                       Finish how) {
-  const int size = piece_of(worker, w);
-  for (auto piece = worker.take(w.panels, size); piece.begin < piece.end; piece = worker.take(w.panels, size))
+  for (auto piece = worker.take_part(w.panels, ABREAST); piece.begin < piece.end;
+       piece = worker.take_part(w.panels, ABREAST))
     kernels_.product(w, x, M, piece.begin, piece.end, out + size_t(piece.begin) * LANES, stride, how);
-}
-
-// Panels that a thread takes at a time.
-int Network::piece_of(const Worker& worker, const Matrix& w) const {
-  const int even = (w.panels + worker.threads() - 1) / worker.threads();
-  return std::min(CHUNK, std::max(4, round_up(even, 4)));
 }
 
 void Network::logits(const float* hidden, int R, float* out) {

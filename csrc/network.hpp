@@ -46,6 +46,7 @@ struct Branch {
 
 // What one adapter adds to the network, and the keys and values that its sequences begin with.
 struct Adapter {
+  Arena arena;  // of the branches
   std::vector<std::array<Branch, 7>> layers;  // by place
   int before = 0;                             // tokens of the beginning
   std::vector<float> keys, values;            // (L, H, before, D)
@@ -83,7 +84,8 @@ struct Span {
 class Network {
  public:
   // Weights are added by name (HF names below "transformer."); `ready` says what is missing, empty when complete.
-  Network(Team& team, const Kernels& kernels, const Shape& shape, Precision precision, Precision head, int max_tokens);
+  Network(Team& team, const Kernels& kernels, const Shape& shape, Precision precision, Precision head, Precision cache,
+          int max_tokens);
   void add(const std::string& name, const Source& source);
   std::string missing() const;
 
@@ -98,8 +100,7 @@ class Network {
   // Put the keys and values that an adapter begins with into a sequence's first pages.
   void begin(const Adapter& adapter, char* const* pages) const;
 
-  bool half() const { return precision_ != Precision::fp32; }  // keys and values in bf16
-  size_t page_bytes() const { return size_t(shape.n_layer) * shape.n_head * block_bytes(shape.head_dim(), half()); }
+  size_t page_bytes() const { return size_t(shape.n_layer) * shape.n_head * block_bytes(shape.head_dim(), cache_); }
   size_t weight_bytes() const;
 
   // Hidden states after the last layer norm for tokens `rows` of the pass (indices over all spans, ascending):
@@ -125,7 +126,6 @@ class Network {
   void rest(Worker& worker, int index, const Rows& all);
   void attend(Worker& worker, int index, const std::vector<Span>& spans, const Inputs& x, const Rows& all);
   void product(Worker& worker, const Matrix& w, const Inputs& x, int M, float* out, size_t stride, Finish how);
-  int piece_of(const Worker& worker, const Matrix& w) const;
   int by_head(int n) const;
   void gather(Worker& worker, const std::vector<int>& rows);
   // Of adapters (adapters.cpp):
@@ -139,8 +139,9 @@ class Network {
 
   Team& team_;
   const Kernels& kernels_;
-  const Precision precision_, head_precision_;
+  const Precision precision_, head_precision_, cache_;
   const int width_, inner_width_;  // n_embd and n_inner, padded
+  Arena arena_;  // of the weights
   std::vector<Layer> layers_;
   Norm last_norm_;
   Packed table_, head_;  // token embedding; vocabulary projection where it is another

@@ -78,12 +78,10 @@ float quantise_group(const float* weights, uint8_t* levels) {
 }
 
 // One panel: rows (16, padded K) of float32 to the layout of kernels.hpp.
-void pack_panel(const Packed& packed, int p, const float* rows, int padded) {
-  const Matrix& w = packed.matrix;
-  char* out = packed.data.as<char>() + size_t(p) * w.panel_bytes;
+void pack_panel(Precision precision, const float* rows, int padded, char* out, float* scales, uint16_t* group_scales) {
   for (int lane = 0; lane < LANES; ++lane) {
     const float* row = rows + size_t(lane) * padded;
-    switch (w.precision) {
+    switch (precision) {
       case Precision::fp32:
         for (int k = 0; k < padded; ++k) reinterpret_cast<float*>(out)[k * 16 + lane] = row[k];
         break;
@@ -94,7 +92,7 @@ void pack_panel(const Packed& packed, int p, const float* rows, int padded) {
       case Precision::int8: {
         float most = 0;
         for (int k = 0; k < padded; ++k) most = std::max(most, std::fabs(row[k]));
-        packed.scales.as<float>()[p * 16 + lane] = most / 127.0f;
+        scales[lane] = most / 127.0f;
         const float factor = most > 0 ? 127.0f / most : 0;
         for (int k = 0; k < padded; ++k)
           out[k / 4 * 64 + lane * 4 + k % 4] = char(uint8_t(std::lrintf(row[k] * factor) + 128));
@@ -105,7 +103,7 @@ void pack_panel(const Packed& packed, int p, const float* rows, int padded) {
         for (int group = 0; group < groups; ++group) {
           uint8_t levels[GROUP_INT4];
           const float scale = quantise_group(row + group * GROUP_INT4, levels);
-          packed.scales.as<uint16_t>()[(size_t(p) * groups + group) * 16 + lane] = to_bf16(scale);
+          group_scales[group * 16 + lane] = to_bf16(scale);
           for (int j = 0; j < GROUP_INT4 / 8; ++j)
             for (int i = 0; i < 4; ++i)
               out[(size_t(group) * 4 + j) * 64 + lane * 4 + i] = char(levels[8 * j + i] | levels[8 * j + 4 + i] << 4);
@@ -158,8 +156,8 @@ void Packed::row(int n, float* out) const {
   }
 }
 
-Packed pack(Team& team, Precision precision, const Source& weights, const Source* bias, int N, int K,
-            const std::function<int(int)>& row) {
+Packed pack(Team& team, Arena& arena, Precision precision, const Source& weights, const Source* bias, int N,
+            int K, const std::function<int(int)>& row) {
   Packed packed;
   Matrix& w = packed.matrix;
   const int padded = padded_inputs(precision, K);
@@ -168,17 +166,20 @@ Packed pack(Team& team, Precision precision, const Source& weights, const Source
   w.K = K;
   w.panels = (N + LANES - 1) / LANES;
   w.panel_bytes = precision == Precision::int4 ? size_t(padded) * 8 : size_t(padded) * 16 * input_bytes(precision);
-  packed.data = Buffer(w.panels * w.panel_bytes);
-  if (precision == Precision::int8) packed.scales = Buffer(size_t(w.panels) * LANES * 4);
-  if (precision == Precision::int4) packed.scales = Buffer(size_t(w.panels) * (padded / GROUP_INT4) * LANES * 2);
-  packed.bias = Buffer(size_t(w.panels) * LANES * 4);
-  w.data = packed.data.as<char>();
-  w.scales = packed.scales.as<float>();
-  w.group_scales = packed.scales.as<uint16_t>();
-  w.bias = packed.bias.as<float>();
+  const size_t outputs = size_t(w.panels) * LANES;
+  char* data = arena.take(w.panels * w.panel_bytes);
+  float* scales = precision == Precision::int8 ? reinterpret_cast<float*>(arena.take(outputs * 4)) : nullptr;
+  uint16_t* group_scales = precision == Precision::int4
+                               ? reinterpret_cast<uint16_t*>(arena.take(outputs * (padded / GROUP_INT4) * 2))
+                               : nullptr;
+  float* biases = reinterpret_cast<float*>(arena.take(outputs * 4));
+  w.data = data;
+  w.scales = scales;
+  w.group_scales = group_scales;
+  w.bias = biases;
   if (bias)
     for (int n = 0; n < N; ++n)
-      if (row(n) >= 0) packed.bias.as<float>()[n] = bias->at(row(n), 0);
+      if (row(n) >= 0) biases[n] = bias->at(row(n), 0);
 
   team.run([&](Worker& worker) {
     std::vector<float> rows(size_t(LANES) * padded);
@@ -189,7 +190,8 @@ Packed pack(Team& team, Precision precision, const Source& weights, const Source
           float* line = rows.data() + size_t(lane) * padded;
           for (int k = 0; k < K; ++k) line[k] = from < 0 ? 0.0f : weights.at(from, k);
         }
-        pack_panel(packed, p, rows.data(), padded);
+        pack_panel(precision, rows.data(), padded, data + p * w.panel_bytes, scales + p * LANES,
+                   group_scales + size_t(p) * (padded / GROUP_INT4) * LANES);
       }
   });
   return packed;

@@ -22,18 +22,16 @@ struct Source {
   float at(int64_t n, int64_t k) const;
 };
 
-// A Matrix with the memory it lies in.
+// A Matrix and how its rows are read back. The memory is an Arena's.
 struct Packed {
   Matrix matrix{};
-  Buffer data, scales, bias;
 
   // Row n in float32 (K numbers): the embedding of a token.
   void row(int n, float* out) const;
-  size_t bytes() const { return data.bytes() + scales.bytes() + bias.bytes(); }
 };
 
 // Pack N outputs of K inputs; row(n) is the source's row of output n, or -1 for an output of zeros.
-Packed pack(Team& team, Precision precision, const Source& weights, const Source* bias, int N, int K,
+Packed pack(Team& team, Arena& arena, Precision precision, const Source& weights, const Source* bias, int N, int K,
             const std::function<int(int)>& row);
 
 std::vector<float> read_vector(const Source& source, int count);

@@ -73,6 +73,18 @@ Worker::Piece Worker::take(int total, int size) {
   return {begin, begin + size < total ? begin + size : total};
 }
 
+Worker::Piece Worker::take_part(int total, int size) {
+  std::atomic<int>& next = team_.counters_[stage_ % 2].next;
+  int begin = next.load(std::memory_order_relaxed), end;
+  do {
+    if (begin >= total) return {total, total};
+    const int even = (total - begin) / (2 * team_.threads_);
+    end = begin + (even > size ? even / size * size : size);
+    if (end > total) end = total;
+  } while (!next.compare_exchange_weak(begin, end, std::memory_order_relaxed));
+  return {begin, end};
+}
+
 void Worker::barrier() {
   Team& team = team_;
   const int phase = team.phase_.load(std::memory_order_acquire);

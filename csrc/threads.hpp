@@ -24,6 +24,9 @@ class Worker {
     int begin, end;
   };
   Piece take(int total, int size);
+  // The same in large pieces that become smaller towards the end: half of an even share of what is left, in multiples
+  // of `size`.
+  Piece take_part(int total, int size);
 
   // Every thread waits here for the others, after which a new stage begins.
   void barrier();

@@ -25,9 +25,9 @@ void Network::add(const std::string& name, const Source& source) {
     (name.ends_with("bias") ? into.bias : into.gain) = values;
   };
   if (name == "wte.weight") {
-    table_ = pack(team_, head_precision_, source, nullptr, shape.vocab_size, C, same);
+    table_ = pack(team_, arena_, head_precision_, source, nullptr, shape.vocab_size, C, same);
   } else if (name == "lm_head.weight") {
-    head_ = pack(team_, head_precision_, source, nullptr, shape.vocab_size, C, same);
+    head_ = pack(team_, arena_, head_precision_, source, nullptr, shape.vocab_size, C, same);
   } else if (name == "wpe.weight") {
     positions_.resize(size_t(shape.n_positions) * C);
     for (int p = 0; p < shape.n_positions; ++p)
@@ -46,7 +46,7 @@ void Network::add(const std::string& name, const Source& source) {
       if (bias)
         pending_[slot] = source;
       else
-        into = pack(team_, precision, transposed(source), &pending_[slot], N, K, row);
+        into = pack(team_, arena_, precision, transposed(source), &pending_[slot], N, K, row);
     };
     // Queries, keys and values lose most by four bits: on gptwo-mini they are 3/12 of the blocks' weights and bring
     // 41 % of the error of the log-probabilities.
@@ -80,12 +80,8 @@ int Network::by_head(int n) const {
 }
 
 size_t Network::weight_bytes() const {
-  size_t total = table_.bytes() + head_.bytes() + positions_.size() * 4;
-  for (const Layer& layer : layers_)
-    total += layer.attention.bytes() + layer.projection.bytes() + layer.up.bytes() + layer.down.bytes();
-  for (const auto& [number, adapter] : adapters_)
-    for (const auto& places : adapter.layers)
-      for (const Branch& branch : places) total += branch.down.bytes() + branch.up.bytes();
+  size_t total = arena_.bytes() + positions_.size() * 4;
+  for (const auto& [number, adapter] : adapters_) total += adapter.arena.bytes();
   return total;
 }
 

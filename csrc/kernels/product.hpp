@@ -20,7 +20,16 @@ inline int32_t word_at(const char* p) {
 #define UNROLL _Pragma("GCC unroll 8")
 #define INLINE inline __attribute__((always_inline))
 
-constexpr int AHEAD = 1024;  // bytes of a panel that are asked for ahead of their use
+constexpr int AHEAD = 1024;  // bytes of a panel that are asked for ahead of their use, by few rows
+
+// Weights of the panels that come next, which a tile of many rows asks for while it computes.
+struct Coming {
+  const char* data;
+  int lines;  // of 64 bytes, for each line of a panel that the tile reads
+
+  // The same asked for by tiles of `panels` panels, one after the other.
+  Coming over(int panels) const { return {data, (lines * panels + gptwo::ABREAST - 1) / gptwo::ABREAST}; }
+};
 
 template <class V, int ROWS, int PANELS>
 struct Tile {
@@ -33,7 +42,9 @@ struct Tile {
   const char* row[ROWS];
   F sum[ROWS][PANELS];
 
-  Tile(const gptwo::Matrix& w, const gptwo::Inputs& x, int m, int p) : w(w), x(x) {
+  const Coming coming;
+
+  Tile(const gptwo::Matrix& w, const gptwo::Inputs& x, int m, int p, Coming coming) : w(w), x(x), coming(coming) {
     UNROLL for (int v = 0; v < PANELS; ++v) panel[v] = w.data + size_t(p + v) * w.panel_bytes;
     UNROLL for (int r = 0; r < ROWS; ++r) row[r] = x.data + size_t(m + r) * x.stride;
     clear(sum);
@@ -45,14 +56,22 @@ struct Tile {
     }
   }
 
+  // Ask for memory ahead of its use, at byte `at` of the panels.
+  INLINE void ask(size_t at) {
+    if constexpr (ROWS <= 2)
+      UNROLL for (int v = 0; v < PANELS; ++v) V::prefetch(panel[v] + at + AHEAD);
+    else
+      for (int i = 0; i < coming.lines; ++i) V::prefetch_far(coming.data + at * coming.lines + 64 * i);
+  }
+
   INLINE void fp32() {
     F total[ROWS][PANELS];
     clear(total);
     for (int k = 0; k < w.K; ++k) {
+      ask(64 * size_t(k));
       F weights[PANELS];
       UNROLL for (int v = 0; v < PANELS; ++v) {
         weights[v] = V::load(reinterpret_cast<const float*>(panel[v]) + 16 * k);
-        if constexpr (ROWS <= 2) V::prefetch(panel[v] + 64 * size_t(k) + AHEAD);
       }
       UNROLL for (int r = 0; r < ROWS; ++r) {
         const F input = V::set1(reinterpret_cast<const float*>(row[r])[k]);
@@ -67,10 +86,10 @@ struct Tile {
     clear(total);
     const int pairs = (w.K + 1) / 2;
     for (int k = 0; k < pairs; ++k) {
+      ask(64 * size_t(k));
       I weights[PANELS];
       UNROLL for (int v = 0; v < PANELS; ++v) {
         weights[v] = V::load_bytes(panel[v] + 64 * size_t(k));
-        if constexpr (ROWS <= 2) V::prefetch(panel[v] + 64 * size_t(k) + AHEAD);
       }
       UNROLL for (int r = 0; r < ROWS; ++r) {
         const I input = V::set1_int(word_at(row[r] + 4 * k));
@@ -104,10 +123,10 @@ struct Tile {
       begin(total, m, group);
       const int end = words < (group + 1) * gptwo::GROUP_INT8 / 4 ? words : (group + 1) * gptwo::GROUP_INT8 / 4;
       for (int k = group * gptwo::GROUP_INT8 / 4; k < end; ++k) {
+        ask(64 * size_t(k));
         I weights[PANELS];
         UNROLL for (int v = 0; v < PANELS; ++v) {
           weights[v] = V::load_bytes(panel[v] + 64 * size_t(k));
-          if constexpr (ROWS <= 2) V::prefetch(panel[v] + 64 * size_t(k) + AHEAD);
         }
         UNROLL for (int r = 0; r < ROWS; ++r) {
           const I input = V::set1_int(word_at(row[r] + 4 * k));
@@ -134,10 +153,10 @@ struct Tile {
       begin(total, m, group);
       for (int j = 0; j < PAIRS; ++j) {
         const size_t at = 64 * (size_t(group) * PAIRS + j);
+        ask(at);
         I low[PANELS], high[PANELS];
         UNROLL for (int v = 0; v < PANELS; ++v) {
           const I both = V::load_bytes(panel[v] + at);
-          if constexpr (ROWS <= 2) V::prefetch(panel[v] + at + AHEAD);
           low[v] = V::low_levels(both);
           high[v] = V::high_levels(both);
         }
@@ -176,39 +195,44 @@ struct Tile {
 // Panels p..end of ROWS rows, as many side by side as there are registers for.
 template <class V, int ROWS, int PANELS>
 void product_rows(const gptwo::Matrix& w, const gptwo::Inputs& x, int m, int p, int end, float* out, size_t stride,
-                  gptwo::Finish how) {
+                  gptwo::Finish how, Coming coming) {
   for (; p + PANELS <= end; p += PANELS, out += 16 * PANELS) {
-    Tile<V, ROWS, PANELS> tile(w, x, m, p);
+    Tile<V, ROWS, PANELS> tile(w, x, m, p, coming);
+    coming.data += size_t(coming.lines) * w.panel_bytes;
     tile.finish(p, out, stride, how);
   }
   if constexpr (PANELS > 1)
-    if (p < end) product_rows<V, ROWS, 1>(w, x, m, p, end, out, stride, how);
+    if (p < end) product_rows<V, ROWS, 1>(w, x, m, p, end, out, stride, how, {nullptr, 0});
 }
 
 template <class V, int ROWS>
 void product_of(int rows, const gptwo::Matrix& w, const gptwo::Inputs& x, int m, int p, int end, float* out,
-                size_t stride, gptwo::Finish how) {
+                size_t stride, gptwo::Finish how, Coming coming) {
   if constexpr (ROWS > 1)
-    if (rows < ROWS) return product_of<V, ROWS - 1>(rows, w, x, m, p, end, out, stride, how);
+    if (rows < ROWS) return product_of<V, ROWS - 1>(rows, w, x, m, p, end, out, stride, how, coming);
   constexpr int FIT = V::ACCUMULATORS / ROWS;
   constexpr int WIDE = FIT >= 4 ? 4 : FIT >= 2 ? 2 : 1;
   constexpr int FIT_INT4 = V::ACCUMULATORS / (2 * ROWS);  // int4 holds its sums and those of the group
   constexpr int WIDE_INT4 = FIT_INT4 >= 4 ? 4 : FIT_INT4 >= 2 ? 2 : 1;
   if (w.precision == gptwo::Precision::int4)
-    product_rows<V, ROWS, WIDE_INT4>(w, x, m, p, end, out, stride, how);
+    product_rows<V, ROWS, WIDE_INT4>(w, x, m, p, end, out, stride, how, coming.over(WIDE_INT4));
   else
-    product_rows<V, ROWS, WIDE>(w, x, m, p, end, out, stride, how);
+    product_rows<V, ROWS, WIDE>(w, x, m, p, end, out, stride, how, coming.over(WIDE));
 }
 
 template <class V>
 void product(const gptwo::Matrix& w, const gptwo::Inputs& x, int M, int begin, int end, float* out, size_t stride,
              gptwo::Finish how) {
+  using gptwo::ABREAST;
   const int tiles = (M + V::ROWS - 1) / V::ROWS;
-  for (int p = begin; p < end; p += 4, out += 64) {  // four panels stay in the cache for all rows
-    const int last = p + 4 < end ? p + 4 : end;
+  const int share = (ABREAST + tiles - 1) / tiles;  // how many of the panels that come next a tile asks for
+  for (int p = begin; p < end; p += ABREAST, out += 16 * ABREAST) {  // they stay in the cache for all rows
+    const int last = p + ABREAST < end ? p + ABREAST : end;
     for (int t = 0, m = 0; t < tiles; ++t) {
       const int rows = (M - m + tiles - t - 1) / (tiles - t);  // even shares: 8 rows are 4 + 4, not 6 + 2
-      product_of<V, V::ROWS>(rows, w, x, m, p, last, out + m * stride, stride, how);
+      const bool more = last + ABREAST <= end && t * share < ABREAST;
+      const Coming coming{w.data + size_t(last + t * share) * w.panel_bytes, more ? share : 0};
+      product_of<V, V::ROWS>(rows, w, x, m, p, last, out + m * stride, stride, how, coming);
       m += rows;
     }
   }

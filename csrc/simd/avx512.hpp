@@ -72,6 +72,7 @@ struct Avx512 {
   static I high_levels(I a) { return low_levels(_mm512_srli_epi16(a, 4)); }
   // As an instruction: GCC takes a function that only prefetches for one without effect, and drops its calls.
   static void prefetch(const void* p) { __asm__ volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p))); }
+  static void prefetch_far(const void* p) { __asm__ volatile("prefetcht1 %0" : : "m"(*static_cast<const char*>(p))); }
 
  private:
   static I levels() {

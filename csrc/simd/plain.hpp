@@ -122,6 +122,7 @@ struct Plain {
     return a;
   }
   static void prefetch(const void*) {}
+  static void prefetch_far(const void*) {}
 
  private:
   static int32_t word(const I& a, int i) {

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = {"fp32": 0, "bf16": 1, "int8": 2, "int4": 3}
 HEAD_OF = {"fp32": "fp32", "bf16": "bf16", "int8": "int8", "int4": "int8"}
+CACHE_OF = {"fp32": "fp32", "bf16": "bf16", "int8": "int8", "int4": "int8"}
 MAX_TOKENS = 256  # of one pass: a longer prompt goes in by chunks of so many
 POOLINGS = ("all", "last", "mean")
 OWN = -1  # the adapter that the engine itself has, or none
@@ -75,6 +76,8 @@ class NativeEngine(Writer):
             int8). "auto" is bf16.
         threads: CPU threads; None: those this process may run on.
         max_batch: sequences that run together at most.
+        cache: precision of the keys and values that are kept: "fp32", "bf16" or "int8" (a scale for each key and
+            value); "auto": that of the weights, and int8 for int4.
         cache_bytes: bound of the key/value cache; None: room for max_batch sequences of full length, a quarter of
             the machine's memory at most.
         isa: instruction set, see `isas`; None: $GPTWO_ISA, else the fastest.
@@ -94,6 +97,7 @@ class NativeEngine(Writer):
         precision: str = "auto",
         threads: int | None = None,
         max_batch: int = 16,
+        cache: str = "auto",
         cache_bytes: int | None = None,
         isa: str | None = None,
         share: bool = True,
@@ -107,8 +111,9 @@ class NativeEngine(Writer):
         super().__init__(codec, opened.config, opened.info, stored_defaults(opened.folder), max_batch)
         self.folder, self.speculate = opened.folder, speculate
         self.native = build(
-            opened, self.precision, threads=threads, max_batch=max_batch, cache_bytes=cache_bytes, isa=isa, share=share
-        )
+            opened, self.precision, threads=threads, max_batch=max_batch, cache=cache, cache_bytes=cache_bytes, isa=isa,
+            share=share,
+        )  # fmt: skip
         self.adapters: dict[str, Way] = {}
 
     # --- adapters
@@ -322,6 +327,7 @@ def build(
     *,
     threads: int | None = None,
     max_batch: int = 16,
+    cache: str = "auto",
     cache_bytes: int | None = None,
     isa: str | None = None,
     share: bool = True,
@@ -332,13 +338,17 @@ def build(
         precision: one of `PRECISIONS`; the rest as for `NativeEngine`.
 
     Raises:
-        UsageError: too small a cache, no thread, an unknown instruction set.
+        UsageError: too small a cache or one of an unknown precision, no thread, an unknown instruction set.
         DataError: weights that do not fit the config.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"The number of threads must be at least 1, not {threads}.", where="--threads")
     config = opened.whole
-    page, pages = page_bytes(config, precision), -(-config.n_positions // _module().PAGE)
+    kind = CACHE_OF[precision] if cache == "auto" else cache
+    if kind not in CACHE_OF.values():
+        fix = did_you_mean(kind, sorted(set(CACHE_OF.values())))
+        raise UsageError(f"The cache has no precision {kind!r}.", where="cache", fix=fix)
+    page, pages = page_bytes(config, precision, kind), -(-config.n_positions // _module().PAGE)
     if cache_bytes is None:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         cache_bytes = max(min(page * pages * max_batch, memory // 4), page * pages)
@@ -360,6 +370,7 @@ def build(
             scale_by_layer=config.scale_attn_by_inverse_layer_idx,
             precision=PRECISIONS[precision],
             head=PRECISIONS[HEAD_OF[precision]],
+            cache=PRECISIONS[kind],
             isa=os.environ.get("GPTWO_ISA", "") if isa is None else isa,
             threads=threads or available_cpus(),
             max_tokens=max(MAX_TOKENS, max_batch),
@@ -376,11 +387,10 @@ def build(
     return native
 
 
-def page_bytes(config: GPT2Config, precision: str) -> int:
+def page_bytes(config: GPT2Config, precision: str, cache: str = "auto") -> int:
     """Bytes of a cache page: keys and values of its tokens in every layer and head."""
-    D = config.head_dim
-    numbers = D + D % 2 + -(-D // 16) * 16
-    return config.n_layer * config.n_head * numbers * _module().PAGE * (4 if precision == "fp32" else 2)
+    kind = PRECISIONS[CACHE_OF[precision] if cache == "auto" else cache]
+    return _module().page_bytes(config.n_layer, config.n_head, config.head_dim, kind)
 
 
 def _module() -> Any:
