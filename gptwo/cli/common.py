@@ -63,6 +63,20 @@ def begin(model: str, threads: int | None, *, example: str) -> None:
     runtime.set_threads(threads)
 
 
+def choose_backend(name: str, model: str, device: str, precision: str) -> str:
+    """What computes a model, "native" or "torch"; says so where it is not what was asked for.
+
+    Raises:
+        UsageError, MissingError: as `which.pick_backend`.
+    """
+    from gptwo.generate.which import pick_backend
+
+    chosen, why = pick_backend(name, model, device, precision)
+    if why is not None:
+        sys.stderr.write(f"gptwo: notice: {why}\n")
+    return chosen
+
+
 def parse_columns(text: str | None) -> dict[str, str] | None:
     """`text=review,label=stars` as a map from our names to theirs.
 

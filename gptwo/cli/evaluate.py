@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from gptwo.cli.options import (
+    BackendOption,
     ColumnsOption,
     Count,
     DeviceOption,
@@ -66,13 +67,14 @@ def evaluate(
     execute: Annotated[bool, typer.Option("--execute", help="Code: run it with its tests, within limits.")] = False,
     out: Annotated[File, typer.Option(help="Write report.json and report.html into this folder.")] = None,
     device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
     fail_under: FailUnderOption = None,
     json: JsonOption = False,
 ) -> None:
     """Measure a model: a task's metrics on records, perplexity and bits per byte on text, or a suite."""
-    from gptwo.cli.common import begin, check_gate, console, parse_columns, parse_gate, print_json
+    from gptwo.cli.common import begin, check_gate, choose_backend, console, parse_columns, parse_gate, print_json
     from gptwo.errors import UsageError
     from gptwo.train.apply import measure
 
@@ -84,6 +86,10 @@ def evaluate(
         raise UsageError("A suite tunes nothing.", where="--tune", fix="give --suite or --tune, not both")
     if suite is not None and shots is not None:
         raise UsageError("A suite has its own prompts.", where="--shots", fix="give --suite or --shots, not both")
+    if backend == "native" and (suite is not None or tune is not None or shots is not None):
+        raise UsageError(
+            "The native engine measures records and running text.", where="--backend", fix="--backend torch"
+        )
     if suite is not None:
         from gptwo.cli.suites import measure_suite
 
@@ -158,6 +164,8 @@ def evaluate(
             execute=execute,
             device=device,
             precision=precision,
+            backend=choose_backend(backend, model, device, precision),
+            threads=threads,
         )
     if out is not None:
         report.write(out)

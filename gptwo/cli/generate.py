@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gptwo.cli.common import print_json
-from gptwo.cli.options import DeviceOption, ModelOption, PrecisionOption, ThreadsOption
+from gptwo.cli.common import choose_backend, print_json
+from gptwo.cli.options import BackendOption, DeviceOption, ModelOption, PrecisionOption, ThreadsOption
 from gptwo.errors import DataError, Interrupted, MissingError, UsageError
 from gptwo.generate.options import help_of
 
@@ -27,10 +27,10 @@ def _flag(name: str, *aliases: str) -> Any:
 
 
 def generate(
+    model: ModelOption,
     prompt: Annotated[
         str | None, typer.Argument(help="Text to continue; - reads it from standard input; none begins a new text.")
     ] = None,
-    model: ModelOption = ...,  # type: ignore[assignment]
     file: Annotated[
         Path | None,
         typer.Option(help='Prompts: a text file with one per line, or .jsonl with strings or {"prompt": …}.'),
@@ -67,7 +67,7 @@ def generate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
     device: DeviceOption = "auto",
-    backend: Annotated[str, typer.Option(help="auto, torch, native (CPU, without PyTorch).")] = "auto",
+    backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Texts that are written together at most.")] = 16,
@@ -106,21 +106,14 @@ def generate(
 def _engine(
     model: str, backend: str, device: str, precision: str, threads: int | None, max_batch: int
 ) -> Engine | NativeEngine:
-    """What writes: the native engine where it is asked for or its precisions are, else PyTorch."""
-    packed = precision in ("int8", "int4")
-    if backend == "native" or (backend == "auto" and packed):
-        from gptwo.generate.native import NativeEngine, why_not
+    """What writes."""
+    if choose_backend(backend, model, device, precision) == "native":
+        from gptwo.generate.native import NativeEngine
 
-        reason = why_not(model, device)
-        if reason is None:
-            return NativeEngine(model, precision=precision, threads=threads, max_batch=max_batch)
-        if packed:
-            raise MissingError(f"{precision} is a precision of the native engine.", why=reason, fix="--precision bf16")
-        sys.stderr.write(f"gptwo: notice: {reason} PyTorch writes instead.\n")
-        backend = "torch"
+        return NativeEngine(model, precision=precision, threads=threads, max_batch=max_batch)
     from gptwo.generate.engine import Engine
 
-    return Engine(model, backend=backend, device=device, precision=precision, threads=threads, max_batch=max_batch)
+    return Engine(model, device=device, precision=precision, threads=threads, max_batch=max_batch)
 
 
 def _stream(engine: Engine | NativeEngine, prompt: str, options: dict[str, Any], echo: bool) -> Generation:

@@ -18,7 +18,8 @@ File = Path | None
 
 # the machine
 DeviceOption = Annotated[Text, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-PrecisionOption = Annotated[Text, typer.Option(help="auto, bf16, fp32; to generate also int8, int4.")]
+PrecisionOption = Annotated[Text, typer.Option(help="auto, bf16, fp32; native also int8, int4.")]
+BackendOption = Annotated[str, typer.Option(help="torch, native (CPU); auto: native for int8 and int4.")]
 ThreadsOption = Annotated[Count, typer.Option(min=1, help="CPU threads.")]
 
 # files of records and texts

@@ -7,6 +7,7 @@ from typing import Annotated, BinaryIO
 import typer
 
 from gptwo.cli.options import (
+    BackendOption,
     ColumnsOption,
     DeviceOption,
     EncodingOption,
@@ -28,6 +29,7 @@ def predict(
     encoding: EncodingOption = "utf-8-sig",
     out: Annotated[File, typer.Option(help="Write JSON lines here instead of stdout.")] = None,
     device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of JSON lines.")] = False,
@@ -36,7 +38,7 @@ def predict(
     import json as codec
     import sys
 
-    from gptwo.cli.common import begin, parse_columns, print_json
+    from gptwo.cli.common import begin, choose_backend, parse_columns, print_json
     from gptwo.errors import UsageError
     from gptwo.train.apply import predict as run
     from gptwo.train.apply import records_of_texts
@@ -57,6 +59,8 @@ def predict(
         encoding=encoding,
         device=device,
         precision=precision,
+        backend=choose_backend(backend, model, device, precision),
+        threads=threads,
     )
     lines = [codec.dumps(row, ensure_ascii=False) for row in found]
     if out is not None:

@@ -11,10 +11,12 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from gptwo.evaluate.baselines import MIXED, cjk_share
+from gptwo.generate.native_network import NativeNetwork
 from gptwo.model.cache import Cache
 from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
@@ -52,27 +54,39 @@ def rank_replies(
         contexts: token ids of what was said, at least one; it is read once for all its candidates.
         candidates: token ids of each.
     """
-    weight = model.transformer.wte.weight
+    device = next(model.parameters()).device
     ranks = []
     for context, replies in zip(contexts, candidates, strict=True):
         targets = pad_sequence([torch.tensor(ids) for ids in replies], batch_first=True, padding_value=IGNORE)  # (K, L)
         before = torch.tensor(context[-1]).expand(len(replies), 1)
         ids = torch.cat([before, targets[:, :-1]], 1)
-        ids = ids.where(ids != IGNORE, PAD_ID).to(weight.device)
-        targets = targets.to(weight.device)
-        past = len(context) - 1
-        cache = Cache(model.config, 1, past + ids.shape[1], weight.device, weight.dtype)
-        if past:
-            model.transformer(torch.tensor([context[:-1]], device=weight.device), cache=cache)
-        cache.repeat(len(replies))
-        hidden = model.transformer(ids, cache=cache)  # (K, L, C)
+        ids = ids.where(ids != IGNORE, PAD_ID).to(device)
+        targets = targets.to(device)
+        hidden = behind(model, context[:-1], ids)  # (K, L, C)
         real = targets != IGNORE
         nats = F.cross_entropy(model.logits(hidden[real]).float(), targets[real], reduction="none")
         rows = real.nonzero()[:, 0]
-        total = torch.zeros(len(replies), device=weight.device).index_add(0, rows, nats)
+        total = torch.zeros(len(replies), device=device).index_add(0, rows, nats)
         mean = total / real.sum(1)
         ranks.append(int((mean[1:] <= mean[0]).sum()))
     return ranks
+
+
+def behind(model: Model, context: Sequence[int], ids: Tensor) -> Tensor:
+    """(K, L, C) hidden states of rows of tokens (K, L), each behind the same context, which is read once."""
+    K, L = ids.shape
+    past = len(context)
+    first = torch.tensor([list(context)], dtype=torch.long, device=ids.device)
+    if isinstance(model.transformer, NativeNetwork):  # it shares what begins alike by itself
+        rows = torch.cat([first.expand(K, past), ids], 1)
+        places = torch.arange(K)[:, None] * (past + L) + torch.arange(past, past + L)
+        return model.transformer(rows, read=places.flatten()).view(K, L, -1)
+    weight = model.transformer.wte.weight
+    cache = Cache(model.config, 1, past + L, weight.device, weight.dtype)
+    if past:
+        model.transformer(first, cache=cache)
+    cache.repeat(K)
+    return model.transformer(ids, cache=cache)
 
 
 class NearestReply:

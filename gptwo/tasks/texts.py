@@ -16,6 +16,7 @@ from gptwo.data.sources import Record
 from gptwo.errors import UsageError
 from gptwo.evaluate.assess_text import Counted
 from gptwo.generate.engine import Engine
+from gptwo.generate.native_network import NativeNetwork
 from gptwo.generate.options import SamplingOptions
 from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
@@ -54,7 +55,9 @@ def write(
     model: Model, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], options: Mapping[str, Any]
 ) -> list[tuple[str, bool]]:
     """A text for each prompt of token ids, and whether it ended by itself."""
-    engine = Engine(Pretrained(model, tokenizer, model.config), max_batch=ROWS)
+    network = model.transformer
+    own = network.engine if isinstance(network, NativeNetwork) else None
+    engine = own or Engine(Pretrained(model, tokenizer, model.config), max_batch=ROWS)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     found = engine.generate([list(prompts[i]) for i in order], **options)
     texts: list[tuple[str, bool]] = [("", True)] * len(prompts)

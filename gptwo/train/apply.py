@@ -15,6 +15,8 @@ from gptwo.data.sources import Record, Rejects, read_records
 from gptwo.errors import DataError, UsageError
 from gptwo.evaluate.language import score_texts
 from gptwo.evaluate.report import Report, System
+from gptwo.generate.native_network import on_native
+from gptwo.generate.which import pick_backend
 from gptwo.model.pretrained import Pretrained
 from gptwo.tasks import restore_task
 from gptwo.tasks.base import Predictor, Task
@@ -41,12 +43,16 @@ def predict(
     encoding: str = "utf-8-sig",
     device: str = "auto",
     precision: str = "auto",
+    backend: str = "auto",
+    threads: int | None = None,
 ) -> list[dict[str, Any]]:
     """Labels or tags for records.
 
     Args:
         model: a folder or a name.
         source: a file of records, or records.
+        backend, precision: see `computing`.
+        threads: of the native engine.
 
     Returns:
         One dictionary for each record: its "row", and what the task says of it (for classification "label" and
@@ -56,10 +62,7 @@ def predict(
         UsageError: the model is not tuned for labels or tags.
         DataError: a row cannot be used; nothing is predicted then, so that rows and predictions stay in step.
     """
-    place = runtime.pick_device(device).value
-    kind = runtime.pick_precision(precision, place).value
-    loaded = load(model, device=place)
-    check_weights(loaded)
+    loaded, kind = computing(model, device, precision, backend, threads)
     task = restore_task(loaded.info, loaded.model.head_kind)
     if not isinstance(task, Predictor):
         raise UsageError("A language model writes text.", where=model, fix=f'gptwo generate --model {model} "prompt"')
@@ -79,6 +82,31 @@ def predict(
             )
         found.append({"row": record.row, **row})
     return found
+
+
+def computing(
+    model: str | Path, device: str, precision: str, backend: str, threads: int | None
+) -> tuple[Pretrained, str]:
+    """A model on what computes it, and the precision of PyTorch's part.
+
+    Args:
+        precision: "auto", "fp32", "bf16"; of the native engine also "int8", "int4".
+        backend: "torch", "native", or "auto", which is native where only that has the precision.
+
+    Raises:
+        UsageError: an unknown backend, device or precision.
+        MissingError: no such model, or a precision of the native engine, which is not here.
+        DataError: a weight is no number.
+    """
+    if pick_backend(backend, model, device, precision)[0] == "native":
+        loaded = load(model)
+        check_weights(loaded)
+        return on_native(loaded, precision=precision, threads=threads), "fp32"
+    place = runtime.pick_device(device).value
+    kind = runtime.pick_precision(precision, place).value
+    loaded = load(model, device=place)
+    check_weights(loaded)
+    return loaded, kind
 
 
 def not_finite(value: Any) -> bool:
@@ -122,21 +150,22 @@ def measure(
     execute: bool = False,
     device: str = "auto",
     precision: str = "auto",
+    backend: str = "auto",
+    threads: int | None = None,
 ) -> Report:
     """Figures of a model on records with answers, or (text files, a language model) on running text.
 
     Args:
         train: training records of the model, for figures that are judged by them (control).
         execute: run written code with its tests; what a folder says is not enough to run programs.
+        backend, precision: see `computing`.
+        threads: of the native engine.
 
     Raises:
         UsageError: `train` or `execute` for a task that has no use for it.
         DataError: rows that cannot be used, or no data.
     """
-    place = runtime.pick_device(device).value
-    kind = runtime.pick_precision(precision, place).value
-    loaded = load(model, device=place)
-    check_weights(loaded)
+    loaded, kind = computing(model, device, precision, backend, threads)
     machine = runtime.describe_machine()
     files = [file for source in expand(data) for file in source.files]
     if loaded.model.head_kind == "language" and all(path.endswith(TEXT_ENDINGS) for path in files):

@@ -1,0 +1,139 @@
+"""The native engine in the place of a PyTorch network: everything that asks a model for hidden states runs on it.
+
+A model whose `transformer` is a `NativeNetwork` predicts, judges and is measured as before; its head stays where it
+was, in float32.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gptwo.errors import UsageError
+from gptwo.generate.native import NativeEngine, build, pick
+from gptwo.generate.native_states import hidden_states
+from gptwo.generate.native_weights import open_model
+
+if TYPE_CHECKING:
+    from gptwo.model.cache import Cache
+    from gptwo.model.config import GPT2Config
+    from gptwo.model.pretrained import Pretrained
+
+
+class NativeNetwork(nn.Module):
+    """Stands in for `GPT2` where no gradient and no cache is asked for.
+
+    Args:
+        native: the C++ engine.
+        config: what texts see.
+        engine: over the same weights, where the model has a language head; it writes.
+    """
+
+    def __init__(self, native: Any, config: GPT2Config, engine: NativeEngine | None = None):
+        super().__init__()
+        self.native, self.config, self.engine = native, config, engine
+
+    def forward(
+        self,
+        ids: Tensor,
+        positions: Tensor | None = None,
+        documents: Tensor | None = None,
+        cache: Cache | None = None,
+        read: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states; see `GPT2.forward`. Padding is not computed, and its states are zero.
+
+        Raises:
+            UsageError: a cache, positions that do not count on from 0 in each document, more tokens than positions.
+        """
+        if cache is not None:
+            raise UsageError(
+                "The native engine keeps keys and values by itself; this needs PyTorch's network.",
+                where="--backend",
+                fix="--backend torch",
+            )
+        tokens, starts, ends = texts_of(ids.numpy(), None if documents is None else documents.numpy())
+        lengths = ends - starts
+        if len(lengths) and lengths.max() > self.config.n_positions:
+            raise UsageError(
+                f"The sequence has {lengths.max()} tokens; this network has {self.config.n_positions} positions.",
+                fix="shorten the text, or cut it into windows",
+            )
+        if positions is not None:
+            check_positions(positions.expand(ids.shape).numpy().reshape(-1), starts, ends)
+        real = np.zeros(tokens.size, bool)
+        for start, end in zip(starts, ends, strict=True):
+            real[start:end] = True
+        wanted = np.flatnonzero(real)
+        if read is not None:
+            wanted = np.intersect1d(read.numpy(), wanted)
+        parts = np.split(wanted, np.searchsorted(wanted, ends[:-1]))
+        asked = [i for i, part in enumerate(parts) if len(part)]
+        found = hidden_states(
+            self.native,
+            [tokens[starts[i] : ends[i]].tolist() for i in asked],
+            [parts[i] - starts[i] for i in asked],
+            [-1] * len(asked),
+            self.config.n_embd,
+        )
+        states = np.zeros((tokens.size, self.config.n_embd), np.float32)
+        states[wanted] = np.concatenate(found) if found else 0
+        if read is not None:
+            return torch.from_numpy(states[read.numpy()])  # (N, C)
+        return torch.from_numpy(states).view(*ids.shape, -1)  # (B, T, C)
+
+
+def texts_of(ids: np.ndarray, documents: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The texts in the rows of a batch.
+
+    Args:
+        ids, documents: (B, T); see `GPT2.forward`.
+
+    Returns:
+        (B * T,) the ids, and where each text begins and ends in them.
+    """
+    document = np.where(ids < 0, -1, 0 if documents is None else documents)
+    begins = np.ones(ids.shape, bool)  # a text or padding begins here
+    begins[:, 1:] = document[:, 1:] != document[:, :-1]
+    starts = np.flatnonzero(begins)
+    ends = np.append(starts[1:], ids.size)
+    text = document.reshape(-1)[starts] >= 0
+    return ids.reshape(-1), starts[text], ends[text]
+
+
+def check_positions(positions: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
+    """Raise `UsageError` where the positions of a text are not 0, 1, 2 …"""
+    for start, end in zip(starts, ends, strict=True):
+        if not np.array_equal(positions[start:end], np.arange(end - start)):
+            raise UsageError("The native engine counts positions on from 0 in each text.", fix="--backend torch")
+
+
+def on_native(pretrained: Pretrained, *, precision: str = "auto", threads: int | None = None) -> Pretrained:
+    """A model whose network is the native engine; what was given may be forgotten, its blocks are held no longer.
+
+    An adapter that can be merged is merged; through others every text goes.
+
+    Args:
+        pretrained: with any head, on the CPU.
+        precision: see `NativeEngine`.
+        threads: CPU threads; None: those this process may run on.
+
+    Raises:
+        MissingError: the engine was not built.
+        UsageError: an unknown precision.
+    """
+    if pretrained.model.head_kind == "language":
+        engine = NativeEngine(pretrained, precision=precision, threads=threads)
+        network = NativeNetwork(engine.native, engine.config, engine)
+    else:
+        opened = open_model(pretrained)
+        network = NativeNetwork(build(opened, pick(precision), threads=threads), opened.config)
+    model = copy.copy(pretrained.model)
+    model._modules = {**model._modules, "transformer": network}
+    model.config = network.config
+    return replace(pretrained, model=model.eval(), config=network.config, adapter=None)
