@@ -14,13 +14,14 @@ CORE := .venv/.core-$(HASH)
 DEV := .venv/.dev-$(HASH)
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow bench lint format clean
+.PHONY: help demo test test-slow test-faults bench lint format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       load gptwo-mini, generate, fine-tune, report, reload, predict (offline, minutes)"
 	@echo "make test       lint, types, import floors, tests"
 	@echo "make test-slow  the tests that take longer"
+	@echo "make test-faults  10,000 requests with faults, and a server that is killed (FAULTS=COUNT)"
 	@echo "make bench      training speed and memory beside transformers"
 	@echo "make format     format the code"
 	@echo "make clean      remove caches and .venv"
@@ -54,6 +55,10 @@ test: lint
 
 test-slow: $(DEV)
 	$(PYTHON) -m pytest -q -m slow
+
+FAULTS ?= 10000
+test-faults: $(DEV)
+	GPTWO_FAULTS=$(FAULTS) $(PYTHON) -m pytest -q -m "slow or not slow" tests/serve/test_faults.py
 
 bench: $(DEV)
 	$(PYTHON) bench/train.py

@@ -10,10 +10,16 @@ import openai
 import pytest
 
 from gptwo.serve.answers import Completion, ModelList
-from tests.serve.conftest import PROMPTS
+from tests.serve.conftest import PROMPTS, built, serving
 
 GREEDY = {"temperature": 0, "max_tokens": 12}
 SAMPLED = {"temperature": 1.3, "seed": 7, "max_tokens": 12}
+
+
+@pytest.fixture(scope="module", params=["torch", pytest.param("native", marks=built)])
+def server(tiny, request):
+    with serving({"tiny": tiny}, backend=request.param, precision="fp32") as running:
+        yield running
 
 
 def written(engine, prompt, **options):
