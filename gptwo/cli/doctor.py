@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,9 @@ from gptwo.cli.options import (
     SectionOption,
 )
 
+if TYPE_CHECKING:
+    from gptwo.data.sources import Record, Rejects
+
 __all__ = ["data", "model", "run"]
 
 TEXT_DOCUMENTS = 100_000
@@ -30,6 +33,7 @@ def data(
     test: Annotated[str | None, typer.Option(help="Test data.")] = None,
     valid: Annotated[str | None, typer.Option(help="Validation data.")] = None,
     task: Annotated[str | None, typer.Option(help="classify, tag, language, match, …; default by the file.")] = None,
+    kinds: Annotated[str | None, typer.Option(help="Joint: the fields that hold labels, e.g. topic,emotion.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Folder of the tokenizer, to count tokens.")] = None,
     columns: ColumnsOption = None,
     max_length: Annotated[int | None, typer.Option(min=1, help="Tokens the model reads of one record.")] = None,
@@ -41,7 +45,7 @@ def data(
     json: JsonOption = False,
 ) -> None:
     """Check a data set: labels, duplicates, leakage, truncation, encoding. Exit code 3 where something is an error."""
-    from gptwo.data.doctor import PAIRED, has_errors, inspect_records
+    from gptwo.data.doctor import PAIRED, REQUIRED, has_errors, inspect_records
     from gptwo.data.sources import Rejects
     from gptwo.errors import UsageError
     from gptwo.tokenizer import load_tokenizer
@@ -64,19 +68,23 @@ def data(
     files = {split: path for split, path in (("train", train), ("valid", valid), ("test", test)) if path}
     rejects = {split: Rejects() for split in files}
     lists = {"classify": ("label",) if several else (), "tag": ("tokens", "tags")}.get(task, ())
-    check = None
-    if task in PAIRED:
+    check, needed = None, REQUIRED.get(task, ("text",))
+    named = [name.strip() for name in (kinds or "").split(",") if name.strip()]
+    if named and task != "joint":
+        raise UsageError(f"The task {task} has labels of one kind.", where="--kinds", fix="--task joint")
+    if task in PAIRED or task == "joint":
         from gptwo.recipe import TaskSection
         from gptwo.tasks import make_task
 
-        job = make_task(TaskSection(name=task))
-        lists, check = job.lists, job.check
-    records = {split: _read(path, task, lists, rejects[split], options) for split, path in files.items()}
+        job = make_task(TaskSection(name=task, kinds=named))
+        lists, check, needed = job.lists, job.check, job.columns
+    records = {split: _read(path, task, needed, lists, rejects[split], options) for split, path in files.items()}
     findings = inspect_records(
         records["train"],
         valid=records.get("valid", ()),
         test=records.get("test", ()),
         task=task,
+        kinds=named,
         tokenizer=load_tokenizer(tokenizer) if tokenizer else None,
         max_length=max_length,
         rejects=rejects,
@@ -112,11 +120,12 @@ def _begins_as_conll(file: str, kind: str | None) -> bool:
         return head.read(32).startswith(b"-DOCSTART-")
 
 
-def _read(path: str, task: str, lists: tuple[str, ...], rejects, options: dict) -> list:
+def _read(
+    path: str, task: str, required: tuple[str, ...], lists: tuple[str, ...], rejects: Rejects, options: dict
+) -> list[Record]:
     """The records of one split; a text file's documents are records numbered from 1."""
     from itertools import islice
 
-    from gptwo.data.doctor import REQUIRED
     from gptwo.data.documents import iter_documents
     from gptwo.data.files import format_of
     from gptwo.data.sources import Record, read_records
@@ -124,5 +133,4 @@ def _read(path: str, task: str, lists: tuple[str, ...], rejects, options: dict) 
     if task == "language" and (options["format"] or format_of(path) or "txt") == "txt":
         found = iter_documents(path, encoding=options["encoding"], rejects=rejects)
         return [Record({"text": text}, path, number) for number, text in enumerate(islice(found, TEXT_DOCUMENTS), 1)]
-    required = REQUIRED.get(task, ("text",))
     return list(read_records(path, required=required, lists=lists, rejects=rejects, **options))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gptwo.data.duplicates import duplicate_findings
@@ -22,6 +23,7 @@ __all__ = ["REQUIRED", "SEVERITIES", "Finding", "has_errors", "inspect_records"]
 SEVERITIES = ("error", "warning", "info")
 REQUIRED: dict[str, tuple[str, ...]] = {
     "classify": ("text", "label"),
+    "joint": ("text",),  # and a field of each kind
     "tag": ("tokens", "tags"),
     "language": ("text",),
     "match": ("text_a", "text_b", "label"),
@@ -47,6 +49,7 @@ def inspect_records(
     valid: Sequence[Record] = (),
     test: Sequence[Record] = (),
     task: str = "classify",
+    kinds: Sequence[str] = (),
     tokenizer: Tokenizer | None = None,
     max_length: int | None = None,
     rejects: Mapping[str, Rejects] | None = None,
@@ -59,6 +62,7 @@ def inspect_records(
             tags (lists) for "tag", text for "language".
         valid, test: further records, looked at by themselves and for leakage.
         task: a name of `REQUIRED`, which has the fields of each.
+        kinds: "joint": the fields that hold labels.
         tokenizer: counts lengths in tokens; without one they are in characters and truncation is not checked.
         max_length: tokens the model reads of one record.
         rejects: split -> the rows that could not be read, which become findings too.
@@ -73,7 +77,7 @@ def inspect_records(
     if not train:
         raise DataError("There are no training records to look at.")
     items = [
-        _item(record, split, task)
+        _item(record, split, task, kinds)
         for split, records in (("train", train), ("valid", valid), ("test", test))
         for record in records
     ]
@@ -83,6 +87,8 @@ def inspect_records(
     if task in ("classify", "match"):
         findings += spelling_findings((label, item) for item in items for label in item.labels)
         findings += class_findings(items)
+    for kind in kinds:
+        findings += _of_kind(items, kind)
     if task == "tag":
         findings += tag_findings(items)
     findings += duplicate_findings(items)
@@ -96,8 +102,25 @@ def has_errors(findings: Sequence[Finding]) -> bool:
     return any(finding.severity == "error" for finding in findings)
 
 
-def _item(record: Record, split: str, task: str) -> Item:
+def _of_kind(items: Sequence[Item], kind: str) -> list[Finding]:
+    """What is to be said of one kind of label."""
+    own = [replace(item, labels=_present(item.record.fields[kind])) for item in items]
+    found = spelling_findings((label, item) for item in own for label in item.labels) + class_findings(own)
+    return [replace(finding, what=f"{kind}: {finding.what}") for finding in found]
+
+
+def _present(value: Any) -> tuple[str, ...]:
+    """The labels of a field that may be empty."""
+    return tuple(label for label in _strings(value) if label.strip()) if value is not None else ()
+
+
+def _item(record: Record, split: str, task: str, kinds: Sequence[str] = ()) -> Item:
     fields = record.fields
+    if task == "joint":
+        if any(name not in fields for name in ("text", *kinds)):
+            raise _lacking(record, ", ".join(("text", *kinds)))
+        labels = tuple(f"{kind}: {label}" for kind in kinds for label in _present(fields[kind]))
+        return Item(record, split, str(fields["text"]), labels)
     if task == "classify":
         labels = fields.get("labels", fields.get("label"))
         if "text" not in fields or labels is None:

@@ -92,6 +92,10 @@ class Joint(Predictor):
                     fix=f"check the column: --columns {kind}=…",
                 )
 
+    def check(self, record: Record) -> None:
+        if not self.labels_of(record):
+            raise DataError("The record has no label of any kind.", where=record.place(), fix="leave it out")
+
     def labels_of(self, record: Record) -> dict[str, str]:
         """Kind to the record's label, without the kinds it lacks.
 

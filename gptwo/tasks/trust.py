@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 PROBED = 5000  # training records of a probe at most
 FRESH_NOTE = "Before tuning: the head is new and has learned nothing, so these figures are what chance gives."
 
+ZERO_SHOT_NOTE = (
+    "Before tuning: the choice whose tokens the model that the run began with finds likeliest on average, by its "
+    "language head."
+)
+
 
 def calibrate(
     job: Classify, runner: ModelRunner, records: Sequence[Record], *, target_precision: float | None
@@ -121,7 +126,9 @@ def before_notes(job: Task, *, probed: bool, fresh: bool) -> list[str]:
     if probed:
         state = f"the untuned network's hidden state at {job.probed_at}"
         return [f"Before tuning: a linear probe, logistic regression on {state}."]
-    return [FRESH_NOTE] if fresh and job.head != "language" and not job.zero_shot else []
+    if job.zero_shot:
+        return [ZERO_SHOT_NOTE] if fresh or job.head == "language" else []
+    return [FRESH_NOTE] if fresh and job.head != "language" else []
 
 
 def unseen_notes(job: Task, train: Sequence[Record]) -> list[str]:

@@ -68,6 +68,7 @@ def test_the_report_says_what_stands_for_the_untuned_model(untuned):
     assert "at the last token of each candidate, by whether it is relevant." in notes["rank"]
     assert "at the last piece of each token." in notes["tag"]
     assert "at each token of the context, by whether an answer begins or ends there." in notes["extract"]
+    assert "finds likeliest on average, by its language head." in notes["choice"]
     for kind in ("choice", "language", "translate", "answer", "dialogue", "code"):
         assert "Before tuning: a linear" not in notes[kind]
         assert "Before tuning: the head" not in notes[kind]

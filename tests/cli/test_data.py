@@ -103,6 +103,20 @@ def test_doctor_exit_codes(gptwo, tmp_path, tokenizer_folder):
     assert gptwo("doctor", "data", tmp_path / "none.csv")[0] == 3
 
 
+def test_doctor_of_several_kinds_of_labels(gptwo, tmp_path):
+    posts = tmp_path / "posts.csv"
+    rows = [f"text {i},{'food' if i % 2 else 'hotel'},{'good' if i % 3 else 'bad'}\n" for i in range(20)]
+    posts.write_text("text,topic,mood\n" + "".join(rows) + "text 20,,\n", encoding="utf-8")
+    code, stdout, _ = gptwo("doctor", "data", posts, "--task", "joint", "--kinds", "topic,mood", "--json")
+    findings = json.loads(stdout)["findings"]
+    assert code == 3
+    (unusable,) = [one for one in findings if one["check"] == "unusable-records"]
+    assert unusable["rows"] == [f"{posts}:22"]
+    assert [one["what"][:5] for one in findings if one["check"] == "class-balance"] == ["topic", "mood:"]
+    assert gptwo("doctor", "data", posts, "--task", "joint")[0] == 2
+    assert gptwo("doctor", "data", posts, "--kinds", "topic,mood")[0] == 2
+
+
 def test_doctor_knows_the_task_by_the_file(gptwo, tmp_path):
     tagged, text = tmp_path / "a.conll", tmp_path / "a.txt"
     tagged.write_text("EU B-ORG\nsays O\n\nUN B-ORG\n")

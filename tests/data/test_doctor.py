@@ -323,3 +323,18 @@ def test_conll2003_as_it_is(data_set):
     texts = {normalised(" ".join(record.fields["tokens"])) for record in train}
     leaked = sum(normalised(" ".join(record.fields["tokens"])) in texts for record in test)
     assert only(findings, "leakage").count == leaked
+
+
+def test_each_kind_of_joint_labels_is_looked_at_by_itself():
+    topics, moods = ["hotel", "food"] * 5, ["good", "Good", "", *["good"] * 7]
+    fields = zip(GOOD_TEXTS, topics, moods, strict=True)
+    train = [Record({"text": t, "topic": a, "mood": b}, "train.csv", row) for row, (t, a, b) in enumerate(fields, 2)]
+    test = [Record({"text": "another", "topic": "film", "mood": "good"}, "test.csv", 2)]
+    findings = inspect_records(train, test=test, task="joint", kinds=("topic", "mood"))
+    (spelling,) = [one for one in findings if one.check == "label-spelling"]
+    (unknown,) = [one for one in findings if one.check == "unknown-classes"]
+    assert spelling.what.startswith("mood: one label in 2 spellings")
+    assert unknown.what.startswith("topic: 1 class")
+    assert unknown.rows == ["test.csv:2"]
+    with pytest.raises(DataError, match="lacks text, topic, mood"):
+        inspect_records(rows(GOOD_TEXTS, GOOD_LABELS), task="joint", kinds=("topic", "mood"))
