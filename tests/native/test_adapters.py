@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from gptwo.adapt.apply import apply_adapter
-from gptwo.errors import UsageError
-from gptwo.generate.native import PRECISIONS, NativeEngine, isas
+from gptwo.adapt.base import base_of
+from gptwo.adapt.store import save
+from gptwo.errors import DataError, UsageError
+from gptwo.generate.engine import Engine
+from gptwo.generate.native import PRECISIONS, NativeEngine, isas, why_not
 from gptwo.generate.native_adapters import add_adapter
 from tests.adapt.kinds import KINDS, config_of, shake
 
@@ -139,3 +144,114 @@ def test_an_adapter_of_another_network_is_refused():
     engine = NativeEngine(made(**SIZES), threads=1)
     with pytest.raises(UsageError, match="other sizes"):
         add_adapter(engine.native, adapted("lora", n_embd=48))
+
+
+# --- by name
+
+
+def reference_ids(carrying, prompts, **options):
+    return [text.ids for text in Engine(carrying).generate(prompts, **options)]
+
+
+@pytest.fixture(scope="module")
+def base(tokenizer):
+    return made(tokenizer, vocab_size=tokenizer.vocab_size)
+
+
+def over(base, kind, seed=1):
+    """An adapter of a kind over a base, in a copy of it."""
+    copied = made(base.tokenizer, vocab_size=base.config.vocab_size)
+    copied.adapter = apply_adapter(copied.model, config_of(kind), seed=seed)
+    copied.config = copied.model.config
+    shake(copied.model, 0.05, seed)
+    copied.model.eval()
+    return copied
+
+
+PROMPTS = ["the quick", "春眠", "Once upon a time there was a fox over the dog", "the"]
+
+
+@pytest.mark.parametrize("kind", CHOSEN)
+def test_chosen_merged_and_pytorch_write_the_same(base, kind):
+    carrying = over(base, kind)
+    options = {"max_new_tokens": 12, "temperature": 0, "ignore_end": True}
+    expected = reference_ids(carrying, PROMPTS, **options)
+    engine = NativeEngine(base, precision="fp32", threads=1)
+    engine.add_adapter("mine", carrying)
+    assert [text.ids for text in engine.generate(PROMPTS, adapter="mine", **options)] == expected
+    own = NativeEngine(carrying, precision="fp32", threads=1)  # merged, or every text goes through it
+    assert [text.ids for text in own.generate(PROMPTS, **options)] == expected
+    beams = {"num_beams": 3, "max_new_tokens": 6}
+    assert [text.ids for text in own.generate(PROMPTS[:2], **beams)] == reference_ids(carrying, PROMPTS[:2], **beams)
+    (ours,), (theirs,) = (one.loglikelihood(["the quick"], [" brown fox"]) for one in (own, Engine(carrying)))
+    assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-3)
+    assert idle(engine)
+    assert idle(own)
+
+
+def test_a_text_behind_a_prefix_slides_as_with_pytorch(base):
+    carrying = over(base, "prefix")
+    options = {"max_new_tokens": 120, "temperature": 0, "ignore_end": True}
+    engine = NativeEngine(base, precision="fp32", threads=1)
+    engine.add_adapter("mine", carrying)
+    (found,) = engine.generate("the quick brown fox", adapter="mine", **options)
+    assert [found.ids] == reference_ids(carrying, ["the quick brown fox"], **options)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_batch_of_several_adapters_writes_what_each_writes(base, precision):
+    engine = NativeEngine(base, precision=precision, threads=2)
+    names = [None, "lora", "houlsby", "prefix", None, "lora"]
+    for name in ("lora", "houlsby", "prefix"):
+        engine.add_adapter(name, over(base, name))
+    prompts = [*PROMPTS, *PROMPTS[:2]]
+    options = {"max_new_tokens": 20, "seed": 4, "ignore_end": True}
+    together = engine.generate(prompts, adapter=names, **options)
+    for prompt, name, text in zip(prompts[:4], names, together, strict=False):
+        (alone,) = engine.generate(prompt, adapter=name, **options)
+        assert alone.ids == text.ids
+    states = engine.encode(prompts, pooling="last", adapter=names)
+    for prompt, name, state in zip(prompts, names, states, strict=True):
+        assert np.array_equal(engine.encode(prompt, pooling="last", adapter=name)[0], state)
+    engine.drop_adapter("lora")
+    with pytest.raises(UsageError, match="no adapter 'lora'"):
+        engine.encode(prompts, adapter="lora")
+    assert idle(engine)
+
+
+def test_adapters_come_from_their_folders_over_their_own_base(base, tokenizer, tmp_path):
+    folder = save(base, tmp_path / "base")
+    for name, kind in (("poems", "lora"), ("mails", "pfeiffer"), ("scaled", "ia3")):
+        carrying = over(base, kind)
+        carrying.adapter.base = base_of(replace(base, folder=folder))
+        save(carrying, tmp_path / name)
+    engine = NativeEngine(folder, precision="fp32", threads=1)
+    options = {"max_new_tokens": 10, "temperature": 0, "ignore_end": True}
+    for name in ("poems", "mails"):
+        engine.add_adapter(name, tmp_path / name)
+        expected = [text.ids for text in Engine(tmp_path / name).generate(PROMPTS, **options)]
+        assert [text.ids for text in engine.generate(PROMPTS, adapter=name, **options)] == expected
+    with pytest.raises(UsageError, match="already"):
+        engine.add_adapter("poems", tmp_path / "poems")
+    with pytest.raises(UsageError, match="cannot be chosen"):
+        engine.add_adapter("scaled", tmp_path / "scaled")
+    for name in ("poems", "mails", "scaled"):
+        assert why_not(tmp_path / name) is None
+        own = NativeEngine(tmp_path / name, precision="fp32", threads=1)
+        expected = [text.ids for text in Engine(tmp_path / name).generate(PROMPTS, **options)]
+        assert [text.ids for text in own.generate(PROMPTS, **options)] == expected
+    other = save(made(tokenizer, seed=8, vocab_size=tokenizer.vocab_size), tmp_path / "other")
+    with pytest.raises(DataError, match="another base"):
+        NativeEngine(other, threads=1).add_adapter("poems", tmp_path / "poems")
+
+
+def test_wrong_choices_are_refused(base):
+    engine = NativeEngine(base, threads=1)
+    engine.add_adapter("mine", over(base, "lora"))
+    for options in ({"adapter": "min"}, {"adapter": ["mine"]}, {"adapter": "mine", "num_beams": 2}):
+        with pytest.raises(UsageError):
+            engine.generate(["the", "quick"], **options)
+    with pytest.raises(UsageError, match="pooling"):
+        engine.encode("the", pooling="middle")
+    with pytest.raises(UsageError, match="carries no adapter"):
+        NativeEngine(base, threads=1).add_adapter("mine", base)

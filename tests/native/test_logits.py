@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from gptwo.generate.native import PRECISIONS, NativeEngine, isas
+from gptwo.errors import GptwoError
+from gptwo.generate.native import PRECISIONS, NativeEngine, isas, page_bytes
 
-from .conftest import all_logits, made
+from .conftest import all_logits, idle, made
 
 SHAPES = [
     {},
@@ -119,3 +120,35 @@ def test_many_texts_are_encoded_as_each_alone(tiny):
     texts = [[1 + i % 7] * (1 + 13 * i % 90) for i in range(30)]
     for ids, states in zip(texts, engine.encode(texts), strict=True):
         assert np.array_equal(states, engine.encode([ids])[0])
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_states_are_pooled_and_read_in_one_go(tiny, share):
+    engine = NativeEngine(tiny, precision="bf16", threads=2, share=share)
+    start = [1 + i % 7 for i in range(64)]
+    texts = [[*start, *range(n, n + 5)] for n in range(40)] + [[3], [3, 4], start, start[:32], start]
+    alone = [NativeEngine(tiny, precision="bf16", threads=1, share=False).encode([ids])[0] for ids in texts[::9]]
+    whole = engine.encode(texts)
+    for ids, states, last, mean in zip(
+        texts, whole, engine.encode(texts, pooling="last"), engine.encode(texts, pooling="mean"), strict=True
+    ):
+        assert states.shape == (len(ids), tiny.config.n_embd)
+        assert np.array_equal(states[-1], last)
+        assert np.array_equal(states.mean(0), mean)
+    for states, expected in zip(whole[::9], alone, strict=True):
+        assert np.array_equal(states, expected)
+    assert engine.encode([]) == []
+
+
+def test_many_texts_go_through_a_small_cache(tiny):
+    page = page_bytes(tiny.config, "bf16")
+    small = NativeEngine(tiny, precision="bf16", threads=1, cache_bytes=3 * page)
+    large = NativeEngine(tiny, precision="bf16", threads=1)
+    texts = [[1 + (n * i) % 250 for i in range(1 + n * 7 % 96)] for n in range(50)]
+    for ours, theirs in zip(small.encode(texts, pooling="last"), large.encode(texts, pooling="last"), strict=True):
+        assert np.array_equal(ours, theirs)
+    tiny_cache = NativeEngine(tiny, precision="bf16", threads=1, cache_bytes=2 * page)
+    with pytest.raises(GptwoError, match="too small for one text"):
+        tiny_cache.encode([[5] * 90, [4]])
+    assert idle(tiny_cache)
+    assert idle(small)
