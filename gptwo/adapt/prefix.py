@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gptwo.adapt.parts import drawn
-from gptwo.model.cache import Before, Cache
+from gptwo.model.cache import Before, Beginning, Cache, KeyValues
 from gptwo.model.gpt2 import GPT2
 
 
@@ -36,11 +36,11 @@ class VirtualTokens(nn.Module, ABC):
         """P: positions that the virtual tokens take."""
         return self.prompt_embeddings.shape[0]
 
-    def stand_before(self, network: GPT2, cache: Cache | None) -> Cache | Before:
+    def stand_before(self, network: GPT2, cache: KeyValues | None) -> Beginning:
         """What gives each layer the virtual tokens' keys and values before those of the text."""
         if cache is None:
             return Before(*self.keys_and_values(network))
-        if not cache.prefix:
+        if isinstance(cache, Cache) and not cache.prefix:
             cache.begin_with(*self.keys_and_values(network))
         return cache
 

@@ -12,8 +12,8 @@ from gptwo.cli.options import JsonOption, Text, ThreadsOption
 
 def export(
     model: Annotated[str, typer.Argument(help="A model folder, a run folder, an adapter's folder or a name.")],
-    to: Annotated[str, typer.Option(help="onnx (onnxruntime), gguf (llama.cpp) or hf (transformers, vLLM).")] = ...,  # type: ignore[assignment]
-    out: Annotated[Path, typer.Option(help="The file (gguf) or folder (onnx, hf).")] = ...,  # type: ignore[assignment]
+    to: Annotated[str, typer.Option(help="onnx (onnxruntime), gguf (llama.cpp) or hf (transformers, vLLM).")],
+    out: Annotated[Path, typer.Option(help="The file (gguf) or folder (onnx, hf).")],
     precision: Annotated[
         str,
         typer.Option(

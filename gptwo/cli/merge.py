@@ -12,7 +12,7 @@ from gptwo.cli.options import File, JsonOption, Text
 
 def merge(
     adapter: Annotated[str, typer.Argument(help="Folder of an adapter, or a run folder with one in best/.")],
-    out: Annotated[Path, typer.Option(help="Folder of the plain model.")] = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option(help="Folder of the plain model.")],
     base: Annotated[Text, typer.Option(help="Base of the adapter, where it is not found by itself.")] = None,
     prompts: Annotated[File, typer.Option(help="Texts to compare on, one a line; none: ten of gptwo's own.")] = None,
     json: JsonOption = False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,31 @@ from gptwo.errors import UsageError
 from gptwo.model.config import GPT2Config
 
 # B rows (sequences), H heads, L slots (the longest sequence), D width of a head, T new tokens
+
+
+class Beginning(Protocol):
+    """What attention asks of a cache: `Cache`, whoever stands in its place, and `Before`."""
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Take the keys and values of new tokens in one layer; returns those that they see, their own at the end."""
+
+
+class KeyValues(Beginning, Protocol):
+    """What `GPT2.forward` asks of a cache."""
+
+    @property
+    def length(self) -> int:
+        """Tokens so far."""
+
+    @property
+    def prefix(self) -> int:
+        """Slots before the first token."""
+
+    def reserve(self, new: int, documents: Tensor | None) -> Tensor | None:
+        """Make room for `new` tokens; returns the documents of all, (B, length + new), None where all is one."""
+
+    def advance(self, new: int) -> None:
+        """Count `new` tokens as seen."""
 
 
 class Cache:

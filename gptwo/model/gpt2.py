@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gptwo.errors import UsageError
 from gptwo.model.attention import blocked_attention, blocked_attention_pays
-from gptwo.model.cache import Cache
+from gptwo.model.cache import Beginning, KeyValues
 from gptwo.model.config import GPT2Config
 
 
@@ -38,7 +38,7 @@ class Attention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
         self.resid_dropout = nn.Dropout(config.resid_pdrop)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None, read: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, cache: Beginning | None, read: Tensor | None = None) -> Tensor:
         B, T, C = x.shape
         query, key, value = (
             part.view(B, T, self.heads, C // self.heads).transpose(1, 2)  # (B, T, C) -> (B, H, T, D)
@@ -88,7 +88,7 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: Cache | None, read: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, cache: Beginning | None, read: Tensor | None = None) -> Tensor:
         x = _at(x, read) + self.attn(self.ln_1(x), mask, cache, read)
         return x + self.mlp(self.ln_2(x))
 
@@ -127,7 +127,7 @@ class GPT2(nn.Module):
         ids: Tensor,
         positions: Tensor | None = None,
         documents: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: KeyValues | None = None,
         read: Tensor | None = None,
     ) -> Tensor:
         """Hidden states of a batch.

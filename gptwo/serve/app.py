@@ -38,6 +38,21 @@ def make_context(settings: Settings) -> Context:
     return Context(settings, scheduler, Models(scheduler, settings), metrics)
 
 
+class App(FastAPI):
+    """FastAPI, whose document is without its own form of validation errors."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            document = super().openapi()
+            for path in document["paths"].values():
+                for operation in path.values():
+                    operation["responses"].pop("422", None)
+            schemas = document.get("components", {}).get("schemas", {})
+            for name in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(name, None)
+        return super().openapi()
+
+
 def make_app(context: Context) -> FastAPI:
     """The application over a context; it starts the scheduler with itself, and stops it."""
 
@@ -48,7 +63,7 @@ def make_app(context: Context) -> FastAPI:
         yield
         context.scheduler.stop()
 
-    app = FastAPI(
+    app = App(
         title="gptwo",
         version=__version__,
         description=DESCRIPTION,
@@ -61,13 +76,12 @@ def make_app(context: Context) -> FastAPI:
     app.state.context = context
     app.include_router(openai.router)
     app.include_router(tasks.router)
-    app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
-    app.add_exception_handler(HTTPException, _http)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
     for kind in (ApiError, GptwoError):
         app.add_exception_handler(kind, _ours)
     app.add_exception_handler(ClientGone, _gone)
     _operations(app)
-    _own_openapi(app)
     settings = context.settings
     keys = Keys(settings.keys, settings.needs_key)
     app.add_middleware(Gate, settings=settings, keys=keys, metrics=context.metrics)
@@ -130,7 +144,8 @@ async def _gone(request: Request, error: Exception) -> Response:
     return Response(status_code=499)  # nobody reads it; the log does
 
 
-async def _http(request: Request, error: HTTPException) -> Response:
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed", 408: "timeout", 413: "request_too_large"}
     message = str(error.detail)
     if error.status_code == 404:
@@ -139,8 +154,9 @@ async def _http(request: Request, error: HTTPException) -> Response:
     return answer.response()
 
 
-async def _invalid(request: Request, error: RequestValidationError) -> Response:
+async def _invalid(request: Request, error: Exception) -> Response:
     """The first field that is wrong, in words."""
+    assert isinstance(error, RequestValidationError)
     found = [one for one in error.errors() if one["loc"]]
     worst = max(found, key=_weight, default=None)
     if worst is None:
@@ -174,22 +190,3 @@ def _fields(request: Request) -> list[str]:
     field = getattr(route, "body_field", None)
     model = getattr(getattr(field, "field_info", None), "annotation", None)
     return sorted(getattr(model, "model_fields", {}))
-
-
-def _own_openapi(app: FastAPI) -> None:
-    """FastAPI's document, without its own form of validation errors."""
-    made = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            document = made()
-            for path in document["paths"].values():
-                for operation in path.values():
-                    operation["responses"].pop("422", None)
-            schemas = document.get("components", {}).get("schemas", {})
-            for name in ("HTTPValidationError", "ValidationError"):
-                schemas.pop(name, None)
-            app.openapi_schema = document
-        return app.openapi_schema
-
-    app.openapi = openapi  # type: ignore[method-assign]

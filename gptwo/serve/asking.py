@@ -69,7 +69,7 @@ async def finished(scheduler: Scheduler, job: Job, request: Request) -> None:
         if not done.done():
             done.set_result(error)
 
-    job.on_end = lambda error: loop.call_soon_threadsafe(settle, error)  # type: ignore[assignment]
+    job.on_end = lambda error: loop.call_soon_threadsafe(settle, error)
     scheduler.submit(job)
     gone: asyncio.Future[Any] = asyncio.create_task(disconnected(request.receive))
     try:
@@ -110,7 +110,7 @@ class Pieces:
             loop.call_soon_threadsafe(self._queue.put_nowait, piece)
 
         job.on_piece = tell
-        job.on_end = lambda error: loop.call_soon_threadsafe(self._queue.put_nowait, error)  # type: ignore[assignment]
+        job.on_end = lambda error: loop.call_soon_threadsafe(self._queue.put_nowait, error)
 
     async def begin(self, request: Request) -> None:
         """Submit the job and wait for its first piece, so that an early error still has a status of its own."""

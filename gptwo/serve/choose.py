@@ -26,7 +26,7 @@ def choose(logits: Tensor, rows: Sequence[Row], end_id: int | None) -> list[Chos
         rows: R texts.
         end_id: the token that min_new_tokens holds back.
     """
-    found: list[Chosen | None] = [None] * len(rows)
+    found: dict[int, Chosen] = {}
     broken = set(torch.isnan(logits).any(-1).nonzero().flatten().tolist())
     groups: dict[tuple, list[int]] = {}
     for place, row in enumerate(rows):
@@ -41,11 +41,11 @@ def choose(logits: Tensor, rows: Sequence[Row], end_id: int | None) -> list[Chos
             found[place] = Chosen(rows[place], token)
     asked = [place for place, row in enumerate(rows) if row.options.logprobs and place not in broken]
     if asked:
-        tokens = [found[place].token for place in asked]  # type: ignore[union-attr]
+        tokens = [found[place].token for place in asked]
         tops = [rows[place].top for place in asked]
         for place, scored in zip(asked, score(logits[asked], tokens, tops), strict=True):
             found[place] = Chosen(rows[place], scored.token, scored)
-    return found  # type: ignore[return-value]
+    return [found[place] for place in range(len(rows))]
 
 
 def _choose_alike(logits: Tensor, rows: Sequence[Row], end_id: int | None) -> list[int]:

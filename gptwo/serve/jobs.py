@@ -55,7 +55,7 @@ class Job:
     apart: bool = False
     deadline: float | None = None
     on_piece: Callable[[Row, str], None] | None = None
-    on_end: Callable[[Exception | None], None] = lambda error: None
+    on_end: Callable[[Exception | None], object] = lambda error: None
     results: list[Any] = field(default_factory=list)
     arrived: float = 0.0
     cancelled: bool = False

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -164,7 +165,7 @@ class Sent:
 
 
 @dataclass(eq=False)
-class Shape:
+class Shape(ABC):
     """Texts in the shape of one interface."""
 
     served: Served
@@ -219,18 +220,21 @@ class Shape:
         return {**self.frame(stream=True), "choices": [choice], **usage_so_far}
 
     @property
+    @abstractmethod
     def tells_logprobs(self) -> bool:
-        raise NotImplementedError
+        """Whether the log-probabilities of tokens were asked for."""
 
     def opening(self) -> list[dict[str, Any]]:
         """Chunks before the first piece."""
         return []
 
+    @abstractmethod
     def choice(self, index: int, row: Row) -> dict[str, Any]:
-        raise NotImplementedError
+        """A whole text."""
 
+    @abstractmethod
     def delta(self, index: int, piece: Piece, tokens: list[Any]) -> dict[str, Any]:
-        raise NotImplementedError
+        """A piece of a text, in a stream."""
 
 
 class CompletionShape(Shape):

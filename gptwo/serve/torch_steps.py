@@ -146,7 +146,7 @@ class TorchSteps:
         newest = torch.tensor([[row.text.ids[-1]] for row in self._running], device=self.device)
         positions = torch.tensor(self._lengths, device=self.device)[:, None]  # (R, 1)
         self._cache.make_room()
-        hidden = self.model.transformer(newest, positions, None, self._cache)[:, 0]  # type: ignore[arg-type]
+        hidden = self.model.transformer(newest, positions, None, self._cache)[:, 0]
         self._lengths = [length + 1 for length in self._lengths]
         return choose(self._logits(hidden), self._running, self.end_id)
 
