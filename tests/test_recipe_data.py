@@ -62,7 +62,11 @@ def test_functions_to_complete_pass_their_own_tests(tmp_path):
         "test_setup_code": "",
         "test_list": ["assert add(1) == 2"],
     }
-    (tmp_path / "mbpp.jsonl").write_text(json.dumps(task) + "\n", encoding="utf-8")
+    (tmp_path / "mbpp.jsonl").write_text(json.dumps({**task, "task_id": 11}) + "\n", encoding="utf-8")
+    script("write_data").main("mbpp", tmp_path / "mbpp.jsonl", tmp_path / "functions")
+    (whole,) = read(tmp_path / "functions" / "test.jsonl")
+    assert whole["prompt"] == "Write a function to add one.\nassert add(1) == 2"
+    assert run_program(program_of(Record(whole, "test", 1), whole["code"]), Limits()).passed
     asked = {
         "prompt": 'def double(x):\n    """ Twice x. """\n',
         "canonical_solution": "    return 2 * x\n",

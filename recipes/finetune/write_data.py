@@ -118,12 +118,16 @@ def e2e(folder: Path) -> Parts:
 
 
 def mbpp(file: Path) -> Parts:
-    """Small functions in Python; tasks 11 to 510 are for the test, as their authors have it."""
+    """Small functions in Python; tasks 11 to 510 are for the test, as their authors have it.
+
+    The first test stands in the prompt (Austin et al. 2021 give all): the description alone does not name the function.
+    """
     parts: dict[str, list[dict]] = {"train": [], "test": []}
     for line in file.read_text(encoding="utf-8").splitlines():
         task = json.loads(line)
         code, setup = (task[key].replace("\r\n", "\n").strip() for key in ("code", "test_setup_code"))
-        record = {"prompt": task["text"], "code": code, "tests": task["test_list"], "setup": setup}
+        prompt = f"{task['text']}\n{task['test_list'][0]}"
+        record = {"prompt": prompt, "code": code, "tests": task["test_list"], "setup": setup}
         parts["test" if 11 <= task["task_id"] <= 510 else "train"].append(record)
     return dict(parts)
 
