@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from gptwo import hub
-from gptwo.adapt.store import load
+from gptwo.adapt.store import is_adapter, load
 from gptwo.errors import GptwoError, MissingError, UsageError, did_you_mean
 from gptwo.generate.engine import DTYPES
 from gptwo.generate.native import NativeEngine, page_bytes, why_not
-from gptwo.model.config_json import read_config, read_json
-from gptwo.model.pretrained import INFO, Pretrained
+from gptwo.generate.native_network import on_native
+from gptwo.generate.which import BACKENDS, PACKED
+from gptwo.model.config_json import read_config, read_info
+from gptwo.model.pretrained import Pretrained
 from gptwo.runtime import pick_device, pick_precision
 from gptwo.serve.settings import Settings
 from gptwo.tasks import restore_task
 from gptwo.tasks.language import Language
 from gptwo.tasks.write import Write
 
-BACKENDS = ("auto", "native", "torch")
-PACKED = ("int8", "int4")  # precisions of the native engine alone
-
 
 def open_model(source: str | Path | Pretrained, settings: Settings) -> Pretrained | NativeEngine:
-    """A model ready to be served.
+    """A model ready to be served: an engine where it writes and the native engine can; otherwise a network, which where
+    it scores labels is the native engine's too.
 
     Raises:
         UsageError: an unknown backend or precision.
@@ -34,13 +33,9 @@ def open_model(source: str | Path | Pretrained, settings: Settings) -> Pretraine
         fix = did_you_mean(settings.backend, BACKENDS)
         raise UsageError(f"There is no backend {settings.backend!r}.", where="--backend", fix=fix)
     try:
-        if settings.backend != "torch" and writes(source):
-            reason = _why_not(source, settings)
-            if reason is None:
-                return _native(source, settings)
-            if settings.backend == "native" or settings.precision in PACKED:
-                what = f"{source} cannot be served by the native engine." if isinstance(source, str | Path) else reason
-                raise MissingError(what, where="--backend", why=reason, fix="--backend torch --precision fp32")
+        packed = None if settings.backend == "torch" else _packed(source, settings)
+        if packed is not None:
+            return packed
         return source if isinstance(source, Pretrained) else open_network(source, settings)
     except GptwoError:
         raise
@@ -50,11 +45,31 @@ def open_model(source: str | Path | Pretrained, settings: Settings) -> Pretraine
         raise GptwoError(f"The model cannot be read: {type(error).__name__}.", where=where, why=first) from error
 
 
+def _packed(source: str | Path | Pretrained, settings: Settings) -> Pretrained | NativeEngine | None:
+    """The model on the native engine; None where PyTorch shall serve it."""
+    reason = _why_not(source, settings)
+    if reason is not None:
+        if settings.backend == "native" or settings.precision in PACKED:
+            where = source if isinstance(source, str | Path) else None
+            fix = "--backend torch --precision fp32"
+            raise MissingError("The native engine cannot serve this model.", where=where, why=reason, fix=fix)
+        return None
+    if isinstance(source, str | Path) and is_adapter(hub.resolve(source)):
+        source = load(source)
+    use = use_of(source)
+    if use == "writing":
+        return _native(source, settings)
+    if use == "labels":
+        loaded = source if isinstance(source, Pretrained) else load(source)
+        return on_native(loaded, precision=settings.precision, threads=settings.threads)
+    return None
+
+
 def open_network(source: str | Path, settings: Settings) -> Pretrained:
     """A PyTorch network in the precision that was asked for; one that scores labels holds its weights in float32."""
     place = pick_device(settings.device).value
     asked = settings.precision
-    if asked in PACKED and settings.backend != "torch":  # a model that does not write, beside those that do
+    if asked in PACKED and settings.backend != "torch":  # a model that PyTorch serves, beside those of the engine
         asked = "auto"
     wanted = "fp32" if asked == "auto" and place == "cpu" else pick_precision(asked, place).value
     loaded = load(source, device=place, dtype=DTYPES[wanted])
@@ -63,19 +78,16 @@ def open_network(source: str | Path, settings: Settings) -> Pretrained:
     return loaded
 
 
-def writes(source: str | Path | Pretrained) -> bool:
-    """Whether a model is there to write texts, and not to judge with a language head."""
+def use_of(source: str | Path | Pretrained) -> str:
+    """What a model is there for: "writing", "judging" with a language head, or "labels"."""
     if isinstance(source, Pretrained):
-        head: Any = source.model.head_kind
-        info = source.info
+        head, info = source.model.head_kind, source.info
     else:
         folder = hub.resolve(source)
-        config, known = folder / "config.json", folder / INFO
-        if not config.is_file():
-            return False
-        head = read_config(config).head or "language"
-        info = read_json(known) if known.is_file() else {}
-    return head == "language" and isinstance(restore_task(info, head), Language | Write)
+        head, info = read_config(folder / "config.json").head or "language", read_info(folder)
+    if head != "language":
+        return "labels"
+    return "writing" if isinstance(restore_task(info, head), Language | Write) else "judging"
 
 
 def _why_not(source: str | Path | Pretrained, settings: Settings) -> str | None:

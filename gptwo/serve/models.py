@@ -20,6 +20,7 @@ from gptwo.errors import UsageError
 from gptwo.generate.codec import Codec
 from gptwo.generate.constrain import Constrainer
 from gptwo.generate.native import NativeEngine
+from gptwo.generate.native_network import NativeNetwork
 from gptwo.generate.options import stored_defaults
 from gptwo.model.pretrained import Pretrained
 from gptwo.serve.aside import twin
@@ -51,6 +52,7 @@ class Served:
         source: the folder or name it came from.
         make_beside: see `beside`.
         base: the name of the model whose weights it shares.
+        packed: whether its network is the native engine.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Served:
     head: str
     make_beside: Callable[[], Pretrained]
     base: str | None = None
+    packed: bool = False
     half: bool = False  # products in bf16 over weights in float32: of heads with labels
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -149,6 +152,8 @@ class Models:
             model = open_model(source, self.settings)
             if isinstance(model, NativeEngine):
                 served = self._native(name, model, source, told)
+            elif isinstance(model.model.transformer, NativeNetwork):
+                served = self._served(name, model, told, beside=unpacked(source))
             else:
                 served = self._served(name, model, told)
             self._begin(served)
@@ -168,15 +173,16 @@ class Models:
             if below is None or below.base is not None:
                 raise UsageError(f"There is no model {base!r} to put an adapter on.", where="base")
 
-            network = None if isinstance(below.model, Pretrained) or base in self._sets else twin(below.beside)
+            network = twin(below.beside) if below.packed and base not in self._sets else None
 
             def change() -> Served:
                 adapters = self._sets.get(base)
                 if adapters is None:
-                    own = below.model if isinstance(below.model, Pretrained) else network
-                    assert own is not None
+                    own = network or below.model
+                    assert isinstance(own, Pretrained)
                     adapters = self._sets[base] = AdapterSet(own)
-                    if isinstance(below.backend, TorchSteps):
+                    if not below.packed:
+                        assert isinstance(below.backend, TorchSteps)
                         below.backend.using = lambda: adapters.use(None)
                 adapters.add(name, folder)
                 found = adapters.loaded[name]
@@ -237,32 +243,33 @@ class Models:
         source: str,
         base: str | None = None,
         using: Callable[[], AbstractContextManager[Any]] | None = None,
+        beside: Callable[[], Pretrained] | None = None,
     ) -> Served:
+        """A network behind PyTorch's backend; `beside` where it is the native engine."""
         codec = Codec(pretrained.tokenizer, pretrained.config.vocab_size)
         backend = TorchSteps(pretrained.model, codec.vocab_size, codec.end_id, using)
         with backend.speaking():
             head = pretrained.model.head_kind
         task = restore_task(pretrained.info, head)
-        half = head != "language" and self.settings.precision == "bf16"
+        half = head != "language" and self.settings.precision == "bf16" and beside is None
 
-        def beside() -> Pretrained:
+        def twins() -> Pretrained:
             def copied() -> Pretrained:  # with the adapter in its place
                 with backend.speaking():
                     return twin(pretrained)
 
             return self.scheduler.between_steps(copied) if self.scheduler.alive else copied()
 
-        return Served(name, pretrained, task, backend, source, head, beside, base, half)
+        return Served(
+            name, pretrained, task, backend, source, head, beside or twins, base, packed=beside is not None, half=half
+        )
 
     def _native(self, name: str, engine: NativeEngine, source: str | Path | Pretrained, told: str) -> Served:
         from gptwo.serve.native_steps import NativeSteps
 
         backend = NativeSteps(engine, share=self.settings.share)
         task = restore_task(engine.info, "language")
-        return Served(
-            name, engine, task, backend, told, "language",
-            lambda: twin(source) if isinstance(source, Pretrained) else load(source),
-        )  # fmt: skip
+        return Served(name, engine, task, backend, told, "language", unpacked(source), packed=True)
 
     def _begin(self, served: Served) -> None:
         settings, backend = self.settings, served.backend
@@ -274,6 +281,11 @@ class Models:
         lane = Lane(backend, max_batch=settings.max_batch, chunk=settings.prefill_chunk, cache_tokens=tokens)
         self.scheduler.add(served.name, lane)
         self.served[served.name] = served
+
+
+def unpacked(source: str | Path | Pretrained) -> Callable[[], Pretrained]:
+    """What makes a PyTorch network, in float32, of a model that the native engine serves."""
+    return lambda: twin(source) if isinstance(source, Pretrained) else load(source)
 
 
 def model_folders(folder: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gptwo.generate.torch_backend import SCORED_LOGITS, evaluating
 from gptwo.model.cache import Cache
+from gptwo.model.gpt2 import GPT2
 from gptwo.model.heads import Model
 from gptwo.serve.choose import choose, score
 from gptwo.serve.rows_cache import RowsCache, columns_for
@@ -45,7 +46,8 @@ class TorchSteps:
         self.using = using
         with self.speaking():
             self.config = model.transformer.config
-        weight = model.transformer.wte.weight
+        network = model.transformer
+        weight = network.wte.weight if isinstance(network, GPT2) else next(model.parameters())  # or of its head
         self.device, self.dtype = weight.device, weight.dtype
         self._cache = RowsCache(self.config, self.device, self.dtype)
         self._running: list[Row] = []  # as they stand in the cache

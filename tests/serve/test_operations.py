@@ -189,7 +189,8 @@ def test_models_come_and_go_by_an_admin_key(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["lora", "prefix"])
-def test_adapters_over_one_base_answer_side_by_side(kind, tiny, folder, tmp_path):
+@pytest.mark.parametrize("backend", ["torch", pytest.param("native", marks=built)])
+def test_adapters_over_one_base_answer_side_by_side(kind, tiny, folder, tmp_path, backend):
     from gptwo.recipe import Recipe
 
     section = Recipe.model_validate({"adapter": {"name": kind}}).adapter
@@ -212,7 +213,7 @@ def test_adapters_over_one_base_answer_side_by_side(kind, tiny, folder, tmp_path
         "adapted": Engine(start).generate(["the quick", "春眠 the"], max_new_tokens=12, temperature=0),
     }
     assert wanted["tiny"][0].text != wanted["adapted"][0].text
-    with serving({"tiny": folder}) as server:
+    with serving({"tiny": folder}, backend=backend, precision="fp32") as server:
         server.context.models.add_adapter("adapted", place, "tiny")
         found = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import threading
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from gptwo.data.sources import Record
 from gptwo.serve import answers
 from gptwo.tasks import restore_task
 from gptwo.tasks.runner import ModelRunner
-from tests.serve.conftest import made, post, serving
+from tests.serve.conftest import built, made, post, serving
 
 TEXTS = ["the quick brown fox", "春眠不觉晓", "Once upon a time"]
 
@@ -40,9 +41,10 @@ def models(tokenizer):
     return found
 
 
-@pytest.fixture(scope="module")
-def server(models):
-    with serving(models) as running:
+@pytest.fixture(scope="module", params=["torch", pytest.param("native", marks=built)])
+def server(models, request):
+    """Models that write are the native engine's in the second turn, the others PyTorch's always."""
+    with serving(models, backend=request.param, precision="fp32") as running:
         yield running
 
 
@@ -156,6 +158,34 @@ def test_an_explanation(server):
     assert answers.Explained.model_validate(answer.json).model == "classifier"
     assert answer.json["explanation"]["outcomes"]
     assert post(server, "/v1/explain", {"model": "classifier", "input": "x", "target": "none"}).status == 400
+
+
+def test_an_explanation_is_made_beside_a_text_that_is_written(server):
+    """Both on networks of their own over the same weights: hooks of the one do not reach the other."""
+    body = {"model": "writer", "prompt": "the", "max_tokens": 90, "temperature": 0, "ignore_eos": True}
+    wanted = post(server, "/v1/completions", body).json["choices"]
+    found = []
+    writing = threading.Thread(target=lambda: [found.append(post(server, "/v1/completions", body)) for _ in range(4)])
+    writing.start()
+    asked = {"model": "writer", "input": "the quick brown", "steps": 2}
+    said = [post(server, "/v1/explain", asked).json["explanation"] for _ in range(3)]
+    writing.join()
+    assert [answer.json["choices"] for answer in found] == [wanted] * 4
+    assert said == [said[0]] * 3
+
+
+def test_a_twin_has_the_same_weights_and_modules_of_its_own(models):
+    from gptwo.serve.aside import twin
+
+    model = models["writer"]
+    other = twin(model)
+    assert all(a is b for a, b in zip(model.model.parameters(), other.model.parameters(), strict=True))
+    seen = []
+    other.model.transformer.h[0].register_forward_hook(lambda *given: seen.append(given))
+    model.model.transformer(torch.tensor([[1, 2]]))
+    assert seen == []
+    other.model.transformer(torch.tensor([[1, 2]]))
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize(
