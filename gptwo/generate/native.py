@@ -48,7 +48,10 @@ def isas() -> list[str]:
 def why_not(model: Any, device: str = "auto") -> str | None:
     """Why the native engine cannot serve a model here, in one sentence; None where it can."""
     if not isas():
-        return "The native engine was not built on this machine (a C++20 compiler is needed when gptwo is installed)."
+        return (
+            "The native engine was not built: no C++20 compiler was there when gptwo was installed "
+            "(install g++ 11 or newer, then gptwo anew)."
+        )
     if device not in ("auto", "cpu"):
         return f"The native engine runs on the CPU, and {device!r} was asked for."
     if not isinstance(model, str | Path):
