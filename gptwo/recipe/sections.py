@@ -84,7 +84,7 @@ class TaskSection(Section):
     tries: int = Field(1, ge=1, description="code: programs written for each description")
     loss: Literal["listwise", "pairwise"] = Field("listwise", description="rank: over whole lists, or pairs of a list")
     score: Literal["head", "likelihood"] = Field("head", description="choice: judged by a new head or as likely text")
-    stride: int | None = Field(None, ge=1, description="extract: tokens between windows; none: half a window")
+    stride: int | None = Field(None, ge=1, description="tag, extract: tokens between windows; none: half a window")
     answer_length: int = Field(30, ge=1, description="extract: tokens of an answer at most")
 
 

@@ -102,19 +102,47 @@ def share_room(first: int, second: int, room: int) -> tuple[int, int]:
     return room - half, half
 
 
-def split_points(lengths: Sequence[int], room: int) -> list[int]:
-    """Where to end each piece so that its lengths add up to at most `room` (a longer item stands alone).
+def overlapping(lengths: Sequence[int], room: int, step: int) -> list[tuple[int, int]]:
+    """Windows over items, (first, end), whose lengths add up to at most `room` (a longer item stands alone).
 
-    >>> split_points([2, 2, 3, 9, 1], 5), split_points([], 5)
-    ([2, 3, 4, 5], [])
+    Args:
+        step: length from the beginning of a window to that of the next; where it reaches beyond a window, the next one
+            begins where that ends.
+
+    >>> overlapping([2, 2, 3, 9, 1], 5, 5), overlapping([1, 1, 1, 1, 1], 3, 1), overlapping([], 5, 5)
+    ([(0, 2), (2, 3), (3, 4), (4, 5)], [(0, 3), (1, 4), (2, 5)], [])
     """
-    if not lengths:
-        return []
-    ends, used = [], 0
-    for place, length in enumerate(lengths):
-        length = min(length, room)
-        if used and used + length > room:
-            ends.append(place)
-            used = 0
-        used += length
-    return [*ends, len(lengths)]
+    sizes, windows, first = [min(length, room) for length in lengths], [], 0
+    while first < len(sizes):
+        end, used = first, 0
+        while end < len(sizes) and used + sizes[end] <= max(room, sizes[first]):
+            used += sizes[end]
+            end += 1
+        windows.append((first, end))
+        if end == len(sizes):
+            break
+        passed = sizes[first]
+        first += 1
+        while first < end and passed < step:
+            passed += sizes[first]
+            first += 1
+    return windows
+
+
+def shares(windows: Sequence[tuple[int, int]], *, both: bool) -> list[tuple[int, int]]:
+    """Which items each window answers for, so that each item is answered for once, where it sees most.
+
+    Args:
+        both: an item sees what stands before and behind it; else only what stands before.
+
+    >>> shares([(0, 6), (3, 9)], both=False), shares([(0, 6), (3, 9)], both=True)
+    ([(0, 6), (6, 9)], [(0, 5), (5, 9)])
+    """
+    found, start = [], 0
+    for place, (_, end) in enumerate(windows):
+        stop = end
+        if both and place + 1 < len(windows):  # as far from this one's end as from the next one's beginning
+            stop = max(start, (windows[place + 1][0] + end + 1) // 2)
+        found.append((start, stop))
+        start = stop
+    return found

@@ -28,7 +28,7 @@ from gptwo.recipe import TaskSection
 from gptwo.tasks import trust
 from gptwo.tasks.base import Predictor
 from gptwo.tasks.runner import ModelRunner
-from gptwo.tasks.sequences import encode_words, split_points
+from gptwo.tasks.sequences import encode_words, overlapping, shares
 from gptwo.tasks.texts import evenly
 from gptwo.tokenizer import Tokenizer
 
@@ -41,6 +41,7 @@ class Tag(Predictor):
         scheme: how entities are marked inside: "auto" converts IOB1 to IOB2 and leaves the rest; "IOB1", "IOB2" or
             "BIOES" convert to that; "plain" are tags that mark no entities.
         context: "both" gives the sentence twice, "left" once.
+        stride: pieces from one window of a long sentence to the next; None: half a window.
     """
 
     name = "tag"
@@ -50,21 +51,28 @@ class Tag(Predictor):
     lists = ("tokens", "tags")
     probed_at = "the last piece of each token"
 
-    def __init__(self, labels: Sequence[str] | None = None, *, scheme: str = "auto", context: str = "both"):
+    def __init__(
+        self,
+        labels: Sequence[str] | None = None,
+        *,
+        scheme: str = "auto",
+        context: str = "both",
+        stride: int | None = None,
+    ):
         self.labels = list(labels or [])
         self.given = labels is not None
         self.scheme = scheme
         self.source_scheme: str | None = None
-        self.context = context
+        self.context, self.stride = context, stride
 
     @classmethod
     def of(cls, section: TaskSection) -> Self:
-        return cls(section.labels, scheme=section.scheme, context=section.context)
+        return cls(section.labels, scheme=section.scheme, context=section.context, stride=section.stride)
 
     @classmethod
     def restored(cls, info: Mapping[str, Any]) -> Self:
         # a model that gptwo did not tune saw its sentences once
-        task = cls(info["labels"], context=info.get("context", "left"))
+        task = cls(info["labels"], context=info.get("context", "left"), stride=info.get("stride"))
         task.source_scheme = info["source_scheme"] if "source_scheme" in info else scheme_of_labels(task.labels)
         task.scheme = info.get("scheme", task.source_scheme or "plain")
         return task
@@ -123,21 +131,23 @@ class Tag(Predictor):
             raise UsageError(
                 f"{max_length} tokens are too few for a sentence.", where="data.max_length", fix="raise it"
             )
-        examples, first = [], 0
-        for end in split_points([len(piece) for piece in pieces], room):
+        windows = overlapping([len(piece) for piece in pieces], room, self.stride or max(1, room // 2))
+        examples = []
+        for (first, end), (begin, stop) in zip(windows, shares(windows, both=copies == 2), strict=True):
             ids = [i for piece in pieces[first:end] for i in piece[:room]]
             labels: list[int] = []
             for place in range(first, end):
                 # the last piece of a word has seen all of it; without targets, 0 marks it
-                mark = 0 if tags is None else self._place(tags[place], record)
+                mark = IGNORE
+                if begin <= place < stop:
+                    mark = 0 if tags is None else self._place(tags[place], record)
                 labels += [IGNORE] * (min(len(pieces[place]), room) - 1) + [mark]
-            cut = sum(max(0, len(piece) - room) for piece in pieces[first:end])
+            cut = sum(max(0, len(piece) - room) for piece in pieces[begin:stop])
             if copies == 2:
                 between = tokenizer.end_id if tokenizer.end_id is not None else ids[0]
                 labels = [IGNORE] * (len(ids) + 1) + labels
                 ids = [*ids, between, *ids]
             examples.append(Example(start + ids, [IGNORE] * len(start) + labels, index=index, truncated=cut))
-            first = end
         return examples
 
     def loss(self, model: Model, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
@@ -245,6 +255,7 @@ class Tag(Predictor):
             "scheme": self.scheme,
             "source_scheme": self.source_scheme,
             "context": self.context,
+            "stride": self.stride,
         }
 
     def _tags_of(self, record: Record) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gptwo.errors import UsageError
-from gptwo.tasks.sequences import encode_pair, encode_words, head_and_tail, share_room, split_points, words_of
+from gptwo.tasks.sequences import encode_pair, encode_words, head_and_tail, overlapping, share_room, shares, words_of
 
 
 def flat(pieces: list[list[int]]) -> list[int]:
@@ -90,11 +92,28 @@ def test_a_word_without_a_token_gets_one(tokenizer):
     assert all(pieces)
 
 
-@given(st.lists(st.integers(1, 9), max_size=30), st.integers(1, 12))
-def test_pieces_cover_a_sentence_in_order(lengths, room):
-    ends = split_points(lengths, room)
-    assert ends == sorted(set(ends))
-    assert not lengths or ends[-1] == len(lengths)
-    for start, end in zip([0, *ends], ends, strict=False):
-        assert end > start
-        assert sum(min(length, room) for length in lengths[start:end]) <= room
+@given(st.lists(st.integers(1, 9), max_size=30), st.integers(1, 12), st.integers(1, 20), st.booleans())
+def test_windows_overlap_and_answer_for_each_item_once(lengths, room, step, both):
+    windows = overlapping(lengths, room, step)
+    for first, end in windows:
+        assert first < end
+        assert sum(min(length, room) for length in lengths[first:end]) <= room
+    for (first, end), (later, _) in pairwise(windows):
+        assert first < later <= end
+    parts = shares(windows, both=both)
+    assert [item for begin, stop in parts for item in range(begin, stop)] == list(range(len(lengths)))
+    assert all(w[0] <= part[0] <= part[1] <= w[1] for w, part in zip(windows, parts, strict=True))
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_an_item_is_answered_for_where_it_sees_most(both):
+    windows = overlapping([1] * 30, 10, 4)
+
+    def seen(window, item):
+        left = item - window[0] if window[0] else 99
+        right = window[1] - 1 - item if window[1] < 30 else 99
+        return min(left, right) if both else left
+
+    for window, (begin, stop) in zip(windows, shares(windows, both=both), strict=True):
+        for item in range(begin, stop):
+            assert seen(window, item) == max(seen(one, item) for one in windows if one[0] <= item < one[1])

@@ -145,6 +145,20 @@ def test_long_sentences_are_split_and_every_token_is_tagged_once(record, tokeniz
     assert said.labels == alone
 
 
+@pytest.mark.parametrize(("context", "seen"), [("both", 2), ("left", 5)])
+def test_tags_of_a_long_sentence_are_given_with_words_around_them(record, tokenizer, context, seen):
+    task = Tag(["O", "B-X"], context=context, stride=3)
+    room = 8
+    words = [f"{i % 10}" for i in range(20)]
+    size = len(tokenizer.encode(words[0]))
+    given = record(tokens=words, tags=["O"] * 20)
+    examples = task.encode(given, tokenizer, room * size * (2 if context == "both" else 1) + 1)
+    assert sum(label != IGNORE for example in examples for label in example.labels) == 20
+    for example in examples[1:]:
+        labels = list(example.labels)[-room * size :]
+        assert min(i for i, label in enumerate(labels) if label != IGNORE) >= seen
+
+
 def test_a_word_longer_than_the_room_is_cut_and_counted(record, tokenizer):
     task = Tag(["O", "B-X"], context="left")
     word = "Donaudampfschifffahrtsgesellschaft"
