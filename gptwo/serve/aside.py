@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,8 +42,8 @@ class Aside:
             self._thread = None
 
     def _run(self) -> None:
-        if hasattr(os, "setpriority"):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)  # of this thread alone on Linux
+        if sys.platform == "linux":  # elsewhere a thread has no priority of this kind
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         while (given := self._given.get()) is not None:
             work, done = given
             try:
