@@ -311,7 +311,8 @@ def test_the_page_of_generation_has_every_option_with_its_default(folder):
 def test_the_table_of_exit_codes_has_all_of_them(folder):
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.GptwoError)]
     rows = {key: cells[-1] for table in tables(folder / "10-errors.md").values() for key, cells in table.items()}
-    assert {str(kind.exit_code): f"`{kind.__name__}`" for kind in kinds}.items() <= rows.items()
+    for kind in kinds:
+        assert f"`{kind.__name__}`" in rows[str(kind.exit_code)]
 
 
 @pytest.mark.parametrize("folder", [GUIDE, CHINESE], ids=name_of)
