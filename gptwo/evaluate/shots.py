@@ -253,7 +253,8 @@ def _summary(
     for key in ("accuracy", "macro_f1"):
         values = np.array([run[key] for run in found])
         summary[key] = float(values.mean())
-        summary[f"{key}_spread"] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        if len(values) > 1:
+            summary[f"{key}_spread"] = float(values.std(ddof=1))
     return summary
 
 

@@ -108,7 +108,7 @@ def measure_augmentation(
             runs.setdefault(size, []).append(found)
             written[size].append(count)
             write_text(folder / "measure.json", json.dumps(runs, ensure_ascii=False, indent=1) + "\n")
-    report = _report(runs, used, written, tested, f"{Path(chosen.data.train[0]).name}, {draws} draws")
+    report = report_of(runs, used, written, tested, f"{Path(chosen.data.train[0]).name}, {draws} draws")
     report.data = [
         DataFile(part, str(file), len(found), 0, file_hash(Path(file)) if Path(file).is_file() else "")
         for part, files, found in (("train", chosen.data.train, records), ("test", test, tested))
@@ -278,7 +278,7 @@ def _folder_of(way: str) -> str:
     return way.split()[0]
 
 
-def _report(
+def report_of(
     runs: Mapping[int, Sequence[Mapping[str, Figures]]],
     used: Mapping[int, int],
     written: Mapping[int, Sequence[int]],
@@ -297,7 +297,8 @@ def _report(
         for key in FIGURES:
             values = np.array([found[name][key] for found in runs[sizes[0]]])
             figures[key] = float(values.mean())
-            figures[f"{key}_spread"] = deviation(values)
+            if len(values) > 1:
+                figures[f"{key}_spread"] = deviation(values)
         role = "tuned" if name == main else "other" if name.startswith(NETWORK) else "baseline"
         systems.append(System(name, figures, role))
     report = Report(
@@ -322,10 +323,13 @@ def _report(
         for kind in kinds:
             for way in (WRITTEN, SWAPPED):
                 report.notes.append(change_text(kind, way, size, runs[size]))
-    report.notes.append(
-        "Mean ± deviation over the draws of the given records; the change is that of each draw. "
-        "Intervals of differences are over the draws (Student's t)."
-    )
+    if len(runs[sizes[0]]) > 1:
+        report.notes.append(
+            "Mean ± deviation over the draws of the given records; the change is that of each draw. "
+            "Intervals of differences are over the draws (Student's t)."
+        )
+    else:
+        report.notes.append("The given records were drawn once: how much other draws would differ is not known.")
     return report
 
 
@@ -333,6 +337,11 @@ def change_text(kind: str, way: str, size: int, runs: Sequence[Mapping[str, Figu
     """A sentence on what a kind of further records changed in the macro-F1 of a classifier."""
     before, after = (100 * np.array([found[f"{kind}, {one}"]["macro_f1"] for found in runs]) for one in (GIVEN, way))
     change = after - before
+    if len(change) == 1:
+        return (
+            f"{kind}, {size} of each label, {way}: macro F1 {before[0]:.1f} to {after[0]:.1f}, "
+            f"change {change[0]:+.1f} (one draw)."
+        )
     return (
         f"{kind}, {size} of each label, {way}: macro F1 {before.mean():.1f} ± {deviation(before):.1f} to "
         f"{after.mean():.1f} ± {deviation(after):.1f}, change {change.mean():+.1f} ± {deviation(change):.1f} "
@@ -341,8 +350,8 @@ def change_text(kind: str, way: str, size: int, runs: Sequence[Mapping[str, Figu
 
 
 def deviation(values: np.ndarray) -> float:
-    """Standard deviation over the draws; 0 of one draw."""
-    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    """Standard deviation over two draws or more."""
+    return float(values.std(ddof=1))
 
 
 def _comparison(system: str, other: str, runs: Sequence[Mapping[str, Figures]]) -> Comparison:

@@ -198,8 +198,9 @@ def mean_report(reports: Sequence[Report], title: str, seeds: Sequence[int]) -> 
             if any(value is None for value in values):
                 continue
             metrics[key] = float(np.mean(values))
-            if key == first.primary or (metric_name(key).unit == "share" and metric_name(key).higher_is_better):
-                metrics[f"{key}_spread"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+            told = key == first.primary or (metric_name(key).unit == "share" and metric_name(key).higher_is_better)
+            if told and len(values) > 1:
+                metrics[f"{key}_spread"] = float(np.std(values, ddof=1))
         main = [one.value(first.primary) or 0.0 for one in same]
         note = f"{first.primary} {min(main):.3f} to {max(main):.3f}" if len(set(main)) > 1 else ""
         systems.append(System(system.name, metrics, system.role, note=note))

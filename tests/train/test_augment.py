@@ -17,7 +17,16 @@ from gptwo.errors import DataError, UsageError
 from gptwo.evaluate.metrics import Predictions
 from gptwo.evaluate.report import read_report
 from gptwo.train.augment import Wish, augment
-from gptwo.train.augment_measure import change_text, measure_augmentation, some_of_each, swapped
+from gptwo.train.augment_measure import (
+    FIGURES,
+    WAYS,
+    WRITTEN,
+    change_text,
+    measure_augmentation,
+    report_of,
+    some_of_each,
+    swapped,
+)
 from gptwo.train.finetune import finetune
 from gptwo.train.sift import Candidate, judge_of_model, reasons, sift
 
@@ -229,6 +238,19 @@ def test_a_change_is_that_of_each_draw():
     ]
     said = change_text("T", "written texts added", 10, runs)
     assert "50.0 ± 14.1 to 60.0 ± 14.1, change +10.0 ± 0.0 (2 of 2 draws better)" in said
+
+
+def test_of_one_draw_no_spread_is_told():
+    run = {
+        f"T, {way}": dict.fromkeys(FIGURES, 0.5) | {"macro_f1": value}
+        for way, value in zip(WAYS, (0.4, 0.5, 0.45), strict=True)
+    }
+    said = change_text("T", WRITTEN, 10, [run])
+    assert said == "T, 10 of each label, written texts added: macro F1 40.0 to 50.0, change +10.0 (one draw)."
+    report = report_of({10: [run]}, {10: 20}, {10: [20]}, [], "t")
+    assert not any(key.endswith("_spread") for system in report.systems for key in system.metrics)
+    assert not any("±" in note or "deviation" in note for note in report.notes)
+    assert "drawn once" in report.notes[-1]
 
 
 def test_the_measurement_compares_every_classifier_with_and_without(base_folder, tmp_path):
