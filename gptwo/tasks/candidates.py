@@ -111,8 +111,19 @@ def head_scores(model: Model, found: Candidates) -> Tensor:
 
 def last_states(model: Model, found: Candidates) -> Tensor:
     """(S, C) hidden states of the candidates' last tokens."""
+    return model.transformer(found.ids, read=by_last(found).last)
+
+
+def by_last(found: Candidates) -> Batch:
+    """The rows of candidates, read at their last tokens."""
     S, T = found.ids.shape
-    return model.transformer(found.ids, read=torch.arange(S, device=found.ids.device) * T + found.lengths - 1)
+    return Batch(found.ids, last=torch.arange(S, device=found.ids.device) * T + found.lengths - 1)
+
+
+def by_counted(found: Candidates) -> Batch:
+    """The rows of candidates, read where the next token's likelihood counts; that token is the label."""
+    next_ids = found.ids[:, 1:].where(found.counted[:, 1:], IGNORE)
+    return Batch(found.ids, labels=F.pad(next_ids, (0, 1), value=IGNORE))
 
 
 def likelihoods(model: Model, found: Candidates, weight: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from torch import Tensor
 
-from gptwo.data.batching import Example
+from gptwo.data.batching import Batch, Example
 from gptwo.data.sources import Record
 from gptwo.errors import DataError, UsageError, did_you_mean
 from gptwo.evaluate.assess import TUNED
@@ -27,7 +27,7 @@ from gptwo.evaluate.report import Report
 from gptwo.model.heads import Model
 from gptwo.recipe import TaskSection
 from gptwo.tasks import trust
-from gptwo.tasks.candidates import Candidates, join, likelihoods
+from gptwo.tasks.candidates import Candidates, by_counted, join, likelihoods, unfold
 from gptwo.tasks.lists import ListTask, candidate_scores
 from gptwo.tasks.runner import ModelRunner
 from gptwo.tasks.sequences import is_unspaced, separator, share_room
@@ -123,6 +123,9 @@ class Choice(ListTask):
         if self.score == "likelihood":
             return likelihoods(model, found, model.projection.weight)
         return super().scores(model, found)
+
+    def as_read(self, batch: Batch) -> Batch:
+        return by_counted(unfold(batch)) if self.score == "likelihood" else super().as_read(batch)
 
     def rows(self, records: Sequence[Record], said: list[np.ndarray]) -> list[dict[str, Any]]:
         found = []

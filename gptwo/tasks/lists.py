@@ -14,7 +14,7 @@ from gptwo.data.sources import Record
 from gptwo.errors import DataError
 from gptwo.model.heads import Model
 from gptwo.tasks.base import Predictor
-from gptwo.tasks.candidates import Candidates, head_scores, listwise_loss, table_of, unfold
+from gptwo.tasks.candidates import Candidates, by_last, head_scores, listwise_loss, table_of, unfold
 from gptwo.tasks.runner import ModelRunner
 
 
@@ -49,6 +49,9 @@ class ListTask(Predictor):
     def loss(self, model: Model, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
         found = unfold(batch)
         return self.objective(found.grid(self.scores(model, found)), found.grades, label_smoothing)
+
+    def as_read(self, batch: Batch) -> Batch:
+        return by_last(unfold(batch))
 
     def count(self, batch: Batch) -> float:
         assert batch.last is not None

@@ -188,6 +188,7 @@ def hooks_of(made: Prepared, stop: Stop | None) -> Hooks:
         save_best=lambda: save(start, made.folder / "best"),
         sample=(lambda: [f"{one.prompt}{one.text}" for one in write_samples(start, made, TUNED)]) if samples else None,
         place=lambda index: parts["train"].records[index].place(),
+        as_read=job.as_read,
         stop=stop,
         adapter=made.adapter,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
@@ -118,16 +119,17 @@ class Meter:
     Args:
         model: the network; what is tuned of it may change while it is trained.
         ceiling: floating-point operations a second that the machine can do at best.
+        as_read: a batch as the rows that the network reads; None: as it is.
     """
 
-    def __init__(self, model: Model, ceiling: float):
-        self.model, self.ceiling = model, ceiling
+    def __init__(self, model: Model, ceiling: float, as_read: Callable[[Batch], Batch] | None = None):
+        self.model, self.ceiling, self.as_read = model, ceiling, as_read
         self.tokens, self.work, self.seconds = 0, 0.0, 0.0
 
     def add(self, batches: list[Batch], seconds: float) -> None:
         """Count a step."""
         work = work_of(self.model)
-        self.work += sum(work.of(batch) for batch in batches)
+        self.work += sum(work.of(self.as_read(batch) if self.as_read else batch) for batch in batches)
         self.tokens += sum(batch.tokens for batch in batches)
         self.seconds += seconds
 

@@ -21,6 +21,7 @@ import torch
 
 from gptwo import runtime
 from gptwo.adapt.parts import Adapter
+from gptwo.data.batching import Batch
 from gptwo.data.loader import BatchSource, Loader
 from gptwo.errors import Interrupted, MissingError, UsageError, did_you_mean
 from gptwo.model.heads import Model
@@ -47,6 +48,7 @@ class Hooks:
         save_best: writes the model where the best one is kept.
         sample: texts to show.
         place: where a training record is, "file:row", by its index.
+        as_read: a batch as the rows that the network reads, where the task makes other rows of it.
         stop: told the step and figures of each evaluation; a reason that it gives ends the run there.
         adapter: what is tuned where the model is frozen; checkpoints hold it alone.
     """
@@ -57,6 +59,7 @@ class Hooks:
     save_best: Callable[[], Any] | None = None
     sample: Callable[[], list[str]] | None = None
     place: Callable[[int], str] | None = None
+    as_read: Callable[[Batch], Batch] | None = None
     stop: Callable[[int, dict[str, float]], str | None] | None = None
     adapter: Adapter | None = None
 
@@ -186,7 +189,7 @@ class _Loop:
         tied = self.model.head_kind == "language" and self.model.config.tie_word_embeddings
         network.wte.sparse = tied or self.device.type == "cpu"
         ceiling = runtime.matmul_rate(self.precision.value, str(self.device))
-        self.meter = Meter(self.model, ceiling)
+        self.meter = Meter(self.model, ceiling, self.hooks.as_read)
         self.trackers.emit(
             "start",
             self.progress.step,

@@ -13,6 +13,7 @@ from gptwo.model.config import GPT2Config
 from gptwo.model.pretrained import create
 from gptwo.recipe import TaskSection
 from gptwo.tasks import make_task
+from gptwo.tasks.candidates import join
 from gptwo.train.meter import Meter, Work, pairs_of, work_of
 from gptwo.train.pretrain import NextToken
 from tests.adapt.kinds import KINDS, config_of
@@ -86,6 +87,22 @@ def test_a_label_head_reads_the_last_tokens_alone():
     freeze(model, "head")
     assert counted(model, batch) <= multiplied(model, job, batch)
     assert work_of(model).of(batch) < 0.6 * work_of(network("sequence", ["a", "b"])).of(batch)
+
+
+@pytest.mark.parametrize("score", ["head", "likelihood"])
+def test_candidates_are_counted_as_the_rows_they_are_judged_in(score):
+    job = make_task(TaskSection(name="choice", score=score))
+    model = network(job.head, job.labels)
+    lists = [[[1, 2, 3, 4, 5], [1, 2, 3, 6, 7], [1, 2, 3, 8, 9]], [[4, 2, 1, 4, 5], [4, 2, 1, 5, 7]]]
+    joined = [join(rows, [1] + [0] * (len(rows) - 1), i, counted_from=[3] * len(rows)) for i, rows in enumerate(lists)]
+    for batch in (collate(joined), collate(joined, row_tokens=32)):
+        read = job.as_read(batch)
+        assert read.tokens == batch.tokens == 25
+        assert pairs_of(read) == 5 * (5 * 6 / 2)  # a candidate sees itself alone
+        assert counted(model, read) == multiplied(model, job, batch)
+        meter = Meter(model, 1e9, job.as_read)
+        meter.add([batch], 1.0)
+        assert meter.work == work_of(model).of(read) < work_of(model).of(batch)
 
 
 def test_what_thaws_is_counted_from_then_on():
