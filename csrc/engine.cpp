@@ -213,7 +213,16 @@ std::vector<std::vector<Choice>> Engine::step(const std::vector<Work>& work) {
   for (size_t start = 0; start < rows.size(); start += LOGITS_ROWS) {
     const int count = int(std::min<size_t>(LOGITS_ROWS, rows.size() - start));
     float* logits = logits_.as<float>();
-    network_.logits(hidden_.data() + start * shape().n_embd, count, logits);
+    std::vector<Network::Wanted> wanted;
+    for (int r = 0; r < count; ++r) {
+      const Sampling& sampling = get(work[owners[start + r].first].sequence).sampling;
+      if (const int largest = largest_needed(sampling))
+        wanted.push_back({largest, std::min(sampling.vocab_size, shape().vocab_size)});
+    }
+    if (int(wanted.size()) == count)
+      network_.largest(hidden_.data() + start * shape().n_embd, count, wanted, logits);
+    else
+      network_.logits(hidden_.data() + start * shape().n_embd, count, logits);
     const auto one_row = [&](int r, int thread) {
       const auto [i, g] = owners[start + r];
       const Sequence& sequence = get(work[i].sequence);
@@ -304,7 +313,7 @@ void Engine::score(const Work& work, double* logprobs, bool* likeliest) {
 
 Usage Engine::usage() const {
   return {sequences_.size(), pages_.used(), pages_.cached(), pages_.page_bytes(), pages_.limit(), pages_.bytes(),
-          network_.weight_bytes()};
+          network_.weight_bytes(), network_.screened(), network_.screened_panels()};
 }
 
 }  // namespace gptwo

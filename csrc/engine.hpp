@@ -38,7 +38,7 @@ struct Work {
 };
 
 struct Usage {
-  size_t sequences, pages, cached_pages, page_bytes, limit_pages, cache_bytes, weight_bytes;
+  size_t sequences, pages, cached_pages, page_bytes, limit_pages, cache_bytes, weight_bytes, screened, screened_panels;
 };
 
 class Engine {

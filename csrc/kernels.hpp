@@ -96,6 +96,13 @@ struct Kernels {
   // out[i] = exp((logits[i] - top) * factor); count is padded to a multiple of 16.
   void (*exponentials)(const float* logits, int count, float top, float factor, float* out);
 
+  // Where the first of the largest stands; -1 where a number is NaN.
+  int (*first_largest)(const float* numbers, int count);
+
+  // For each panel the largest of numbers - off and of numbers + off, with off = away * scale + length * spread.
+  void (*bounds)(const float* numbers, const float* away, const float* length, int panels, float scale, float spread,
+                 float* least, float* most);
+
   // In place; count is a multiple of 16.
   void (*bend)(Bend, float* row, int count);
 };

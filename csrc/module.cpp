@@ -226,6 +226,8 @@ NB_MODULE(_native, m) {
              found["limit_pages"] = usage.limit_pages;
              found["cache_bytes"] = usage.cache_bytes;
              found["weight_bytes"] = usage.weight_bytes;
+             found["screened"] = usage.screened;
+             found["screened_panels"] = usage.screened_panels;
              return found;
            })
       .def_prop_ro("max_tokens", [](Shared& self) { return self.engine.max_tokens(); })

@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 namespace gptwo {
 namespace {
 
+constexpr int SCREEN_FROM = 8;   // rows of logits after which a screen is worth its making
+constexpr int SCREEN_LEFT = 8;   // screening ends where it leaves more than one in so many panels
 constexpr int OWN_ROWS = 8;  // up to so many rows every thread prepares for itself: cheaper than a barrier
 
 size_t input_stride(int K) { return size_t(round_up(K, 64)) * 4; }  // of the widest form
@@ -24,6 +27,22 @@ Inputs carve(char* memory, int rows, int K) {
 
 size_t carved_bytes(int rows, int K) {
   return rows * input_stride(K) + size_t(rows) * ((K + GROUP_INT4 - 1) / GROUP_INT4) * 8;
+}
+
+// Row r in float32 as products see it.
+void read_row(Precision precision, const Inputs& x, int r, int K, float* row) {
+  const char* from = x.data + size_t(r) * x.stride;
+  for (int k = 0; k < K; ++k) {
+    uint32_t bits;
+    if (precision == Precision::bf16) {
+      uint16_t half;
+      std::memcpy(&half, from + 2 * k, 2);
+      bits = uint32_t(half) << 16;
+    } else {
+      std::memcpy(&bits, from + 4 * k, 4);
+    }
+    std::memcpy(row + k, &bits, 4);
+  }
 }
 
 }  // namespace
@@ -218,18 +237,67 @@ void Network::product(Worker& worker, const Matrix& w, const Inputs& x, int M, f
     kernels_.product(w, x, M, piece.begin, piece.end, out + size_t(piece.begin) * LANES, stride, how);
 }
 
+// Hidden states in the form that the projection takes. Ends in a barrier.
+Inputs Network::head_inputs(Worker& worker, const float* hidden, int R) {
+  const Inputs x = inputs_for(shared_, head().matrix);
+  float* row = scratch_[worker.index()].row;
+  for (int r = worker.index(); r < R; r += worker.threads()) {
+    std::copy_n(hidden + size_t(r) * shape.n_embd, shape.n_embd, row);
+    std::fill(row + shape.n_embd, row + width_, 0.0f);
+    kernels_.prepare(head().matrix.precision, row, shape.n_embd, x, r);
+  }
+  worker.barrier();
+  return x;
+}
+
 void Network::logits(const float* hidden, int R, float* out) {
-  const Packed& head = head_.matrix.panels ? head_ : table_;
   team_.run([&](Worker& worker) {
-    const Inputs x = inputs_for(shared_, head.matrix);
-    Scratch& scratch = scratch_[worker.index()];
+    const Inputs x = head_inputs(worker, hidden, R);
+    product(worker, head().matrix, x, R, out, size_t(logits_stride()), Finish::store);
+  });
+}
+
+// Is there a screen, or is it time to make one? Not for a word or two, not for weights of few bytes, and no longer where
+// it leaves too much.
+bool Network::screening() {
+  const Matrix& w = head().matrix;
+  if (w.precision == Precision::int8 || w.precision == Precision::int4) return false;
+  if (screened_ > 64 && left_ > screened_ * size_t(w.panels) / SCREEN_LEFT) return false;
+  if (!screen_ && ++asked_ > SCREEN_FROM) {
+    screen_ = Screen(team_, head());
+    screen_memory_ = Buffer(carved_bytes(max_tokens, width_));
+  }
+  return bool(screen_);
+}
+
+void Network::largest(const float* hidden, int R, const std::vector<Wanted>& wanted, float* out) {
+  if (!screening()) return logits(hidden, R, out);
+  const Matrix& w = head().matrix;
+  const int C = shape.n_embd, stride = logits_stride();
+  const Inputs rough = inputs_for(carve(screen_memory_.as<char>(), max_tokens, width_), screen_.matrix());
+  team_.run([&](Worker& worker) {
+    const Inputs x = head_inputs(worker, hidden, R);
+    float* row = scratch_[worker.index()].row;
+    std::fill(row + C, row + width_, 0.0f);
     for (int r = worker.index(); r < R; r += worker.threads()) {
-      std::copy_n(hidden + size_t(r) * shape.n_embd, shape.n_embd, scratch.row);
-      std::fill(scratch.row + shape.n_embd, scratch.row + width_, 0.0f);
-      kernels_.prepare(head.matrix.precision, scratch.row, shape.n_embd, x, r);
+      read_row(w.precision, x, r, C, row);
+      kernels_.prepare(Precision::int8, row, C, rough, r);
     }
     worker.barrier();
-    product(worker, head.matrix, x, R, out, size_t(logits_stride()), Finish::store);
+    product(worker, screen_.matrix(), rough, R, out, size_t(stride), Finish::store);
+    worker.barrier();
+    for (auto piece = worker.take(R, 1); piece.begin < piece.end; piece = worker.take(R, 1)) {
+      const int r = piece.begin;
+      float* line = out + size_t(r) * stride;
+      read_row(w.precision, x, r, C, row);
+      std::vector<int> panels = screen_.panels(kernels_, line, wanted[r].vocab_size, wanted[r].count, row, rough, r);
+      left_ += panels.size();
+      ++screened_;
+      std::fill(line, line + stride, -std::numeric_limits<float>::infinity());
+      const Inputs one{x.data + size_t(r) * x.stride, x.stride, nullptr, nullptr, 0};
+      for (int p : panels) kernels_.product(w, one, 1, p, p + 1, line + p * LANES, size_t(stride), Finish::store);
+      if (panels.empty()) kernels_.product(w, one, 1, 0, w.panels, line, size_t(stride), Finish::store);
+    }
   });
 }
 

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <map>
+#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "kernels.hpp"
 #include "memory.hpp"
 #include "pack.hpp"
+#include "screen.hpp"
 #include "threads.hpp"
 
 namespace gptwo {
@@ -109,6 +111,13 @@ class Network {
 
   // Logits of R hidden states; (R, logits_stride).
   void logits(const float* hidden, int R, float* out);
+  // The same where only the `wanted` largest of the first `vocab_size` matter to a row: the others may be -infinity.
+  struct Wanted {
+    int count, vocab_size;
+  };
+  void largest(const float* hidden, int R, const std::vector<Wanted>& wanted, float* out);
+  size_t screened() const { return screened_; }  // rows of `largest` that a screen was used for
+  size_t screened_panels() const { return left_; }  // panels of theirs that had to be computed exactly
   int logits_stride() const { return round_up(shape.vocab_size, LANES); }
 
   const Shape shape;
@@ -125,6 +134,9 @@ class Network {
   void attention(Worker& worker, int index, const std::vector<Span>& spans, const Rows& all);
   void rest(Worker& worker, int index, const Rows& all);
   void attend(Worker& worker, int index, const std::vector<Span>& spans, const Inputs& x, const Rows& all);
+  const Packed& head() const { return head_.matrix.panels ? head_ : table_; }
+  bool screening();
+  Inputs head_inputs(Worker& worker, const float* hidden, int R);
   void product(Worker& worker, const Matrix& w, const Inputs& x, int M, float* out, size_t stride, Finish how);
   int by_head(int n) const;
   void gather(Worker& worker, const std::vector<int>& rows);
@@ -145,10 +157,13 @@ class Network {
   std::vector<Layer> layers_;
   Norm last_norm_;
   Packed table_, head_;  // token embedding; vocabulary projection where it is another
+  Screen screen_;
+  int asked_ = 0;               // rows for which the largest logits would do, before there was a screen
+  std::atomic<size_t> left_{0}, screened_{0};  // panels that were left, and rows
   std::vector<float> positions_;
   Source pending_[4];  // biases whose matrices come next
   std::vector<std::string> lacking_;
-  Buffer residual_, mixed_, inner_, shared_memory_;
+  Buffer residual_, mixed_, inner_, shared_memory_, screen_memory_;
   Inputs shared_{};
   std::vector<Scratch> scratch_;
   std::map<int, Adapter> adapters_;

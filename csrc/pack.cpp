@@ -156,8 +156,20 @@ void Packed::row(int n, float* out) const {
   }
 }
 
-Packed pack(Team& team, Arena& arena, Precision precision, const Source& weights, const Source* bias, int N,
-            int K, const std::function<int(int)>& row) {
+Packed pack(Team& team, Arena& arena, Precision precision, const Source& weights, const Source* bias, int N, int K,
+            const std::function<int(int)>& row) {
+  const Packed packed = pack(team, arena, precision, N, K, [&](int n, float* line) {
+    const int from = row(n);
+    for (int k = 0; k < K; ++k) line[k] = from < 0 ? 0.0f : weights.at(from, k);
+  });
+  if (bias)
+    for (int n = 0; n < N; ++n)
+      if (row(n) >= 0) const_cast<float*>(packed.matrix.bias)[n] = bias->at(row(n), 0);
+  return packed;
+}
+
+Packed pack(Team& team, Arena& arena, Precision precision, int N, int K,
+            const std::function<void(int n, float* weights)>& read) {
   Packed packed;
   Matrix& w = packed.matrix;
   const int padded = padded_inputs(precision, K);
@@ -172,23 +184,22 @@ Packed pack(Team& team, Arena& arena, Precision precision, const Source& weights
   uint16_t* group_scales = precision == Precision::int4
                                ? reinterpret_cast<uint16_t*>(arena.take(outputs * (padded / GROUP_INT4) * 2))
                                : nullptr;
-  float* biases = reinterpret_cast<float*>(arena.take(outputs * 4));
   w.data = data;
   w.scales = scales;
   w.group_scales = group_scales;
-  w.bias = biases;
-  if (bias)
-    for (int n = 0; n < N; ++n)
-      if (row(n) >= 0) biases[n] = bias->at(row(n), 0);
+  w.bias = reinterpret_cast<float*>(arena.take(outputs * 4));
 
   team.run([&](Worker& worker) {
     std::vector<float> rows(size_t(LANES) * padded);
     for (auto piece = worker.take(w.panels, 4); piece.begin < piece.end; piece = worker.take(w.panels, 4))
       for (int p = piece.begin; p < piece.end; ++p) {
         for (int lane = 0; lane < LANES; ++lane) {
-          const int n = p * LANES + lane, from = n < N ? row(n) : -1;
+          const int n = p * LANES + lane;
           float* line = rows.data() + size_t(lane) * padded;
-          for (int k = 0; k < K; ++k) line[k] = from < 0 ? 0.0f : weights.at(from, k);
+          if (n < N)
+            read(n, line);
+          else
+            std::fill(line, line + K, 0.0f);
         }
         pack_panel(precision, rows.data(), padded, data + p * w.panel_bytes, scales + p * LANES,
                    group_scales + size_t(p) * (padded / GROUP_INT4) * LANES);

@@ -34,6 +34,10 @@ struct Packed {
 Packed pack(Team& team, Arena& arena, Precision precision, const Source& weights, const Source* bias, int N, int K,
             const std::function<int(int)>& row);
 
+// The same from a function that gives the K weights of output n; biases are zeros.
+Packed pack(Team& team, Arena& arena, Precision precision, int N, int K,
+            const std::function<void(int n, float* weights)>& read);
+
 std::vector<float> read_vector(const Source& source, int count);
 
 }  // namespace gptwo

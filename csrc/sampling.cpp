@@ -18,34 +18,9 @@ uint64_t mix(uint64_t x) {
   return x ^ x >> 31;
 }
 
-// The first of the largest; -1 where a number is NaN.
-int argmax(const float* logits, int V) {
-  constexpr int BLOCK = 256;  // of a block only its largest is looked for, which needs no branches
-  int best = 0;
-  float top = MINUS_INFINITY;
-  for (int start = 0; start < V; start += BLOCK) {
-    const int end = std::min(V, start + BLOCK);
-    float lanes[16];
-    std::fill_n(lanes, 16, MINUS_INFINITY);
-    bool nan = false;
-    int i = start;
-    for (; i + 16 <= end; i += 16)
-      for (int j = 0; j < 16; ++j) {
-        nan |= logits[i + j] != logits[i + j];
-        lanes[j] = logits[i + j] > lanes[j] ? logits[i + j] : lanes[j];
-      }
-    for (; i < end; ++i) {
-      nan |= logits[i] != logits[i];
-      lanes[0] = std::max(lanes[0], logits[i]);
-    }
-    if (nan) return -1;
-    const float here = *std::max_element(lanes, lanes + 16);
-    if (here > top) {
-      top = here;
-      best = int(std::find(logits + start, logits + end, here) - logits);
-    }
-  }
-  return best;
+bool constrains(const Sampling& o) {
+  return !o.logit_bias.empty() || o.repetition_penalty != 1 || o.presence_penalty || o.frequency_penalty ||
+         o.no_repeat_ngram || o.min_new_tokens;
 }
 
 // Bias, penalties and bans.
@@ -135,10 +110,16 @@ float threshold(const Sampling& options, const float* logits, const float* weigh
 
 }  // namespace
 
+int largest_needed(const Sampling& o) {
+  if (o.logprobs || constrains(o)) return 0;
+  constexpr int FEW = 128;
+  return o.temperature == 0 ? 1 : o.top_k <= FEW ? o.top_k : 0;
+}
+
 double uniform(uint64_t key, uint64_t step) { return double(mix(key + (step + 1) * GOLDEN) >> 11) * 0x1p-53; }
 
 double log_total(const Kernels& kernels, const float* logits, int V, int* largest, Bench& bench) {
-  *largest = argmax(logits, V);
+  *largest = kernels.first_largest(logits, V);
   if (*largest < 0) return std::numeric_limits<double>::quiet_NaN();
   bench.weights.resize(size_t(round_up(V, LANES)));
   kernels.exponentials(logits, round_up(V, LANES), logits[*largest], 1.0f, bench.weights.data());
@@ -159,9 +140,12 @@ Choice choose(const Kernels& kernels, const Sampling& options, float* logits, in
     if (largest < 0) return choice;
     raw.assign(logits, logits + V);
   }
-  if (argmax(logits, V) < 0) return choice;
-  constrain(options, logits, V, history, prompt);
-  const int likeliest = argmax(logits, V);
+  int likeliest = kernels.first_largest(logits, V);
+  if (likeliest < 0) return choice;
+  if (constrains(options)) {
+    constrain(options, logits, V, history, prompt);
+    likeliest = kernels.first_largest(logits, V);
+  }
   if (likeliest < 0) return choice;
   if (options.temperature == 0) {
     choice.token = likeliest;

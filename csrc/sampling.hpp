@@ -41,6 +41,9 @@ struct Bench {
 Choice choose(const Kernels& kernels, const Sampling& options, float* logits, int V, const std::vector<int>& history,
               int prompt, Bench& bench);
 
+// How many of the largest logits decide on the token; 0: all of them.
+int largest_needed(const Sampling& options);
+
 // The step-th random number of a stream in [0, 1), by splitmix64.
 double uniform(uint64_t key, uint64_t step);
 

@@ -80,7 +80,7 @@ int Network::by_head(int n) const {
 }
 
 size_t Network::weight_bytes() const {
-  size_t total = arena_.bytes() + positions_.size() * 4;
+  size_t total = arena_.bytes() + screen_.bytes() + positions_.size() * 4;
   for (const auto& [number, adapter] : adapters_) total += adapter.arena.bytes();
   return total;
 }

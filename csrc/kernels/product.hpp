@@ -58,9 +58,10 @@ struct Tile {
 
   // Ask for memory ahead of its use, at byte `at` of the panels.
   INLINE void ask(size_t at) {
-    if constexpr (ROWS <= 2)
-      UNROLL for (int v = 0; v < PANELS; ++v) V::prefetch(panel[v] + at + AHEAD);
-    else
+    if constexpr (ROWS <= 2) {
+      const size_t place = at + AHEAD + (at + AHEAD < w.panel_bytes ? 0 : (PANELS - 1) * w.panel_bytes);
+      UNROLL for (int v = 0; v < PANELS; ++v) V::prefetch(panel[v] + place);  // behind the end, of the next panels
+    } else
       for (int i = 0; i < coming.lines; ++i) V::prefetch_far(coming.data + at * coming.lines + 64 * i);
   }
 

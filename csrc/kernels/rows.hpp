@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "math.hpp"
 
@@ -90,6 +91,50 @@ void exponentials(const float* logits, int count, float top, float factor, float
   }
   for (int i = 0; i < count; ++i)
     if ((logits[i] - top) * factor < -87.0f) out[i] = 0.0f;
+}
+
+// Where the first of the largest stands; -1 where a number is NaN.
+template <class V>
+int first_largest(const float* numbers, int count) {
+  constexpr int BLOCK = 256;  // of a block only the largest is looked for, which needs no branches
+  constexpr float LOWEST = -std::numeric_limits<float>::infinity();
+  float top = LOWEST;
+  double total = 0;  // NaN as soon as one of them is
+  int place = 0;
+  for (int start = 0; start < count; start += BLOCK) {
+    const int end = start + BLOCK < count ? start + BLOCK : count, whole = start + (end - start) / 16 * 16;
+    auto most = V::set1(LOWEST), sum = V::zero();
+    for (int i = start; i < whole; i += 16) {
+      const auto x = V::load(numbers + i);
+      most = V::max(most, x);
+      sum = V::add(sum, x);
+    }
+    float here = V::largest(most);
+    total += V::sum(sum);
+    for (int i = whole; i < end; ++i) {
+      here = numbers[i] > here ? numbers[i] : here;
+      total += numbers[i];
+    }
+    if (here > top) {
+      top = here;
+      for (place = start; numbers[place] != top; ++place) {
+      }
+    }
+  }
+  return total == total ? place : -1;
+}
+
+// Of each whole panel of `numbers` how large one of them is at least, and how large they are at most, where each may be
+// off by away * scale + length * spread.
+template <class V>
+void bounds(const float* numbers, const float* away, const float* length, int panels, float scale, float spread,
+            float* least, float* most) {
+  for (int p = 0; p < panels; ++p) {
+    const auto x = V::load(numbers + 16 * p);
+    const auto off = V::fma(V::load(away + 16 * p), V::set1(scale), V::mul(V::load(length + 16 * p), V::set1(spread)));
+    least[p] = V::largest(V::sub(x, off));
+    most[p] = V::largest(V::add(x, off));
+  }
 }
 
 }  // namespace

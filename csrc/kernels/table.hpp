@@ -10,7 +10,7 @@
   const Kernels* FUNCTION() {                                                                              \
     static const Kernels table{NAME,           &::product<VECTOR>,  &::prepare<VECTOR>,                    \
                                &::normalise<VECTOR>, &::attend<VECTOR>, &::remember<VECTOR>, &::exponentials<VECTOR>, \
-                               &::bend<VECTOR>};                                                            \
+                               &::first_largest<VECTOR>, &::bounds<VECTOR>, &::bend<VECTOR>};                \
     return &table;                                                                                         \
   }                                                                                                        \
   }

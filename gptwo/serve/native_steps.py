@@ -18,11 +18,11 @@ import torch
 
 from gptwo.errors import GptwoError
 from gptwo.generate._native import PAGE, OutOfPages, Sampling
-from gptwo.generate.native import OWN, NativeEngine
+from gptwo.generate.native import NativeEngine
 from gptwo.generate.native_lookup import Lookup
 from gptwo.generate.native_run import GUESSING
 from gptwo.serve.choose import BROKEN, choose, score
-from gptwo.serve.work import Chosen, Prompt, Row, Scored, Step, Way
+from gptwo.serve.work import Chosen, Prompt, Row, Scored, Step
 
 JUDGED = 8  # tokens of a prompt that are judged in a step with their alternatives, each in a pass of its own
 
@@ -38,7 +38,7 @@ class Place:
         number: of the engine.
         prompt, row: whose it is; no row: a prompt whose last token is left to its texts.
         age: the larger, the younger.
-        length: its tokens; those of its adapter, which stand before them, not counted.
+        length: its tokens.
         left: those without keys and values.
         put_off: whether it waits for pages, and holds none.
         shared: tokens taken over from the prefix cache.
@@ -59,16 +59,6 @@ class Place:
     def ids(self) -> list[int]:
         """Its tokens."""
         return self.prompt.ids if self.row is None else self.row.text.prompt + self.row.text.ids
-
-    @property
-    def start(self) -> tuple[int, ...]:
-        """What it begins with: the number of its adapter, and its tokens."""
-        return (way_of(self.prompt)[0], *self.ids)
-
-    @property
-    def pages(self) -> int:
-        """What it takes of the cache when all its tokens are there."""
-        return pages_of(self.length + way_of(self.prompt)[1])
 
     @property
     def judged(self) -> bool:
@@ -131,15 +121,14 @@ class NativeSteps:
         places = self._places.values()
         if any(place.put_off for place in places):
             return False
-        before = way_of(prompt)[1]
-        if places and self._free() < pages_of(len(prompt.ids) + before) + len(places):  # each may want a page soon
+        if places and self._free() < pages_of(len(prompt.ids)) + len(places):  # each may want a page soon
             return False
         self._came += 1
         rows = [row for row in prompt.rows if row.text.limit > 0]
         if len(rows) == 1 and prompt.judge is None:
             self._open(prompt, rows[0], (self._came, 0))
         else:
-            number = self.native.open(prompt.ids, len(prompt.ids), 0, Sampling(), way_of(prompt)[0])
+            number = self.native.open(prompt.ids, len(prompt.ids), 0, Sampling())
             self._places[prompt] = Place(number, prompt, None, (self._came, 0), len(prompt.ids), len(prompt.ids))
         return True
 
@@ -164,23 +153,21 @@ class NativeSteps:
         for row in prompt.rows:
             self.release(row)
 
-    def hidden(self, rows: Sequence[Sequence[int]], way: Way | None = None) -> list[np.ndarray]:
+    def hidden(self, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
         try:
-            name = None if way is None else way.name
-            return self.engine.encode(rows, pooling="mean", adapter=name)
+            return [states.mean(0) for states in self.engine.encode(rows)]
         except OutOfPages:
             if self._put_off(Step(), 0):
-                return self.hidden(rows, way)
+                return self.hidden(rows)
             if len(rows) > 1:
-                return [self.hidden([row], way)[0] for row in rows]
+                return [self.hidden([row])[0] for row in rows]
             raise too_small() from None
 
     # --- sequences come and go
 
     def _open(self, prompt: Prompt, row: Row, age: tuple[int, int]) -> None:
         text = row.text
-        way = way_of(prompt)[0]
-        number = self.native.open(text.prompt + text.ids, len(text.prompt), 0, self._sampling(row), way)
+        number = self.native.open(text.prompt + text.ids, len(text.prompt), 0, self._sampling(row))
         self._places[row] = Place(number, prompt, row, age, text.length, text.length)
 
     def _sampling(self, row: Row) -> Any:
@@ -205,7 +192,7 @@ class NativeSteps:
 
     def _free(self) -> int:
         """Pages that nobody may want soon: those of texts count whole, but for what is shared."""
-        return self.pages - sum(place.pages - place.shared // PAGE for place in self._begun())
+        return self.pages - sum(pages_of(place.length) - place.shared // PAGE for place in self._begun())
 
     def _begun(self) -> list[Place]:
         """All that are not put off, the oldest first."""
@@ -215,7 +202,7 @@ class NativeSteps:
         """Let those go on for whom there is room again, the oldest first."""
         waiting = [place for place in self._places.values() if place.put_off]
         for place in sorted(waiting, key=lambda place: place.age):
-            if self._begun() and self._free() < place.pages + 1:
+            if self._begun() and self._free() < pages_of(place.length) + 1:
                 return
             place.put_off = False
 
@@ -282,15 +269,15 @@ class NativeSteps:
         work: list[Work] = [(place, 1, self._guess(place, len(writing))) for place in writing]
         room = self.native.max_tokens - sum(1 + len(guesses) for _, _, guesses in work)
         room = min(room, budget)
-        begun: list[tuple[tuple[int, ...], int]] = []  # what is being read, and from which token on
+        begun: list[tuple[list[int], int]] = []  # tokens that are being read, and from where on
         for place in reading:
             if room <= 0:
                 break
-            ids = place.start
+            ids = place.ids
             if place.held == 0 and self.share:
                 place.left = self.native.left(place.number)
-                end = 1 + place.held + PAGE
-                if end <= place.length and any(
+                end = place.held + PAGE
+                if end < place.length and any(
                     start <= place.held and len(other) >= end and other[:end] == ids[:end] for other, start in begun
                 ):
                     self.native.rewind(place.number)  # its next page is being read: it waits for it
@@ -312,7 +299,7 @@ class NativeSteps:
         text = place.row.text
         if place.lookup is None:
             place.lookup = Lookup(text.prompt + text.ids)
-        return place.lookup.guess(text.remaining - 1)
+        return place.lookup.guess(min(self.config.n_positions - place.length, text.remaining - 1))
 
     def _tell(self, done: Step) -> None:
         """A pass for the texts whose tokens are chosen from their logits."""
@@ -370,11 +357,6 @@ class NativeSteps:
     def _tensor(self, logits: np.ndarray) -> torch.Tensor:
         """Of ids that have a token."""
         return torch.from_numpy(logits)[:, : self.engine.codec.vocab_size]
-
-
-def way_of(prompt: Prompt) -> tuple[int, int]:
-    """The engine's number of a prompt's adapter, and the virtual tokens of it."""
-    return (OWN, 0) if prompt.way is None else (prompt.way.number, prompt.way.before)
 
 
 def pages_of(tokens: int) -> int:

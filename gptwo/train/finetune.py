@@ -95,8 +95,7 @@ def finetune(
         DataError: records that cannot be used; names file and row.
         MissingError: no such model.
         Interrupted: stopped by a signal; the run can be resumed.
-        DivergedError: training has gone to pieces; earlier checkpoints stay.
-        GptwoError: something could not be written.
+        GptwoError: training failed; the message says why.
     """
     given = recipe if recipe is not None else begun_recipe(out, resume=resume)
     if resume and given is None and model is None:
