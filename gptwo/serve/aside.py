@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gptwo.model.pretrained import Pretrained
 
+PATIENCE = 10.0  # seconds
 NICENESS = 5  # of the thread and of those that PyTorch starts for it: decoding comes first
 
 
@@ -35,10 +36,10 @@ class Aside:
         self._given.put((work, done))
 
     def stop(self) -> None:
-        """End when the work under way is done."""
+        """End when the work under way is done; what takes longer than `PATIENCE` is left behind."""
         if self._thread is not None:
             self._given.put(None)
-            self._thread.join()
+            self._thread.join(PATIENCE)
             self._thread = None
 
     def _run(self) -> None:

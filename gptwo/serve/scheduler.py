@@ -19,6 +19,7 @@ from typing import Any
 
 from gptwo.errors import GptwoError, UsageError
 from gptwo.serve.aside import Aside
+from gptwo.serve.calling import Over, do_some, take, told
 from gptwo.serve.jobs import Broken, Job, Lane, Refused, Stopped, TooLate
 from gptwo.serve.watch import Watch
 from gptwo.serve.work import Chosen, Row
@@ -283,7 +284,7 @@ class Scheduler:
             self._finish(lane)
             self.watch.stepped(time.monotonic() - begun, done)
         if lane.calls:
-            self._call(lane)
+            self._end_calls(lane, do_some(lane, self.call_records))
         if lane.apart and self._aside.free:
             self._call_apart(lane)
 
@@ -335,45 +336,6 @@ class Scheduler:
                 self._end(job, None)
                 self.watch.ended("done")
 
-    def _call(self, lane: Lane) -> None:
-        """Do some records of the calls that wait, those of an equal call together."""
-        first = lane.calls[0]
-        call = first.call
-        assert call is not None
-        some: list[tuple[Job, list[Any]]] = []
-        room = self.call_records
-        for job in lane.calls:
-            if job.call != call or not room:
-                break
-            begin = len(job.results)
-            some.append((job, job.records[begin : begin + room]))
-            room -= len(some[-1][1])
-        groups = [some]
-        try:
-            found = call([record for _, records in some for record in records])
-        except Exception:  # one of them may be at fault: each by itself
-            found = None
-            groups = [[one] for one in some]
-        for group in groups:
-            try:
-                results = found if found is not None else call([record for _, records in group for record in records])
-            except Exception as error:
-                if not isinstance(error, GptwoError):
-                    log.exception("a call has failed")
-                for job, _ in group:
-                    lane.calls.remove(job)
-                    self._end(job, error if isinstance(error, GptwoError) else Broken(type(error).__name__))
-                    self.watch.ended("failed")
-                continue
-            at = 0
-            for job, records in group:
-                job.results += results[at : at + len(records)]
-                at += len(records)
-                if len(job.results) == len(job.records):
-                    lane.calls.remove(job)
-                    self._end(job, None)
-                    self.watch.ended("done")
-
     def _call_apart(self, lane: Lane) -> None:
         """Have one record of a call done beside the steps; calls take turns."""
         job = lane.apart[0]
@@ -382,28 +344,22 @@ class Scheduler:
         assert call is not None
 
         def done(results: list[Any] | None, error: Exception | None) -> None:
+            def heed() -> None:
+                if not job.over:
+                    self._end_calls(lane, take(job, results or []) if error is None else [(job, told(error))])
+
             with self._changed:
                 self._aside.free = True
-                self._tasks.append(lambda: self._has_done(lane, job, results, error))
+                self._tasks.append(heed)
                 self._changed.notify_all()
 
         self._aside.begin(lambda: call([record]), done)
 
-    def _has_done(self, lane: Lane, job: Job, results: list[Any] | None, error: Exception | None) -> None:
-        if job.over:  # nobody waits for it any more
-            return
-        if results is None:
-            if not isinstance(error, GptwoError):
-                log.error("a call has failed", exc_info=error)
-            lane.apart.remove(job)
-            self._end(job, error if isinstance(error, GptwoError) else Broken(type(error).__name__))
-            self.watch.ended("failed")
-            return
-        job.results += results
-        if len(job.results) == len(job.records):
-            lane.apart.remove(job)
-            self._end(job, None)
-            self.watch.ended("done")
+    def _end_calls(self, lane: Lane, over: Over) -> None:
+        for job, error in over:
+            self._drop(lane, job)
+            self._end(job, error)
+            self.watch.ended("done" if error is None else "failed")
 
     # --- leaving
 
