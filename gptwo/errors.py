@@ -45,6 +45,15 @@ class DataError(GptwoError):
     exit_code = 3
 
 
+class DivergedError(GptwoError):
+    """Training whose loss, gradient or weights are numbers no more (exit code 3, as for a model whose scores are none).
+
+    What was saved before stays as it is.
+    """
+
+    exit_code = 3
+
+
 class MissingError(GptwoError):
     """A model, a file, an optional package or the network is missing (exit code 4)."""
 

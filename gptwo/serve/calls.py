@@ -52,7 +52,7 @@ class Calls:
         """A vector of length 1 for each row of token ids."""
 
         def call(rows: list[list[int]]) -> list[np.ndarray]:
-            means = self._served.backend.hidden(rows)
+            means = self._served.hidden(rows)
             return [mean / max(float(np.linalg.norm(mean)), 1e-12) for mean in means]
 
         return self._once("embed", call)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,18 +25,31 @@ from gptwo.generate.options import stored_defaults
 from gptwo.model.pretrained import Pretrained
 from gptwo.serve.aside import twin
 from gptwo.serve.jobs import Lane
-from gptwo.serve.loading import open_model
+from gptwo.serve.loading import open_model, use_of
 from gptwo.serve.scheduler import Scheduler
 from gptwo.serve.settings import Settings
 from gptwo.serve.torch_steps import TorchSteps
+from gptwo.serve.work import Way
 from gptwo.tasks import restore_task
 
 if TYPE_CHECKING:
+    from gptwo.model.config import GPT2Config
     from gptwo.serve.calls import Calls
     from gptwo.serve.native_steps import NativeSteps
     from gptwo.tasks.base import Task
+    from gptwo.tokenizer import Tokenizer
 
 NAME = re.compile(r"\w[\w.:@/-]{0,126}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a model whose weights are another's."""
+
+    folder: Path | None
+    tokenizer: Tokenizer | None
+    config: GPT2Config
+    info: dict[str, Any]
 
 
 @dataclass(eq=False)
@@ -53,10 +66,11 @@ class Served:
         make_beside: see `beside`.
         base: the name of the model whose weights it shares.
         packed: whether its network is the native engine.
+        way: through the engine of its base, for an adapter that shares its passes.
     """
 
     name: str
-    model: Pretrained | NativeEngine
+    model: Pretrained | NativeEngine | Known
     task: Task
     backend: TorchSteps | NativeSteps
     source: str
@@ -64,12 +78,13 @@ class Served:
     make_beside: Callable[[], Pretrained]
     base: str | None = None
     packed: bool = False
+    way: Way | None = None
     half: bool = False  # products in bf16 over weights in float32: of heads with labels
     created: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
         self.codec = Codec(self.model.tokenizer, self.model.config.vocab_size)
-        self.config = self.backend.config
+        self.config = self.backend.config if self.way is None else self.model.config
         self.defaults = stored_defaults(self.model.folder)
         self.labels = list(self.model.info.get("labels", []))
 
@@ -82,6 +97,13 @@ class Served:
     def precision(self) -> str:
         """Of the products of a task, which PyTorch computes."""
         return "bf16" if self.backend.precision == "bf16" or self.half else "fp32"
+
+    def hidden(self, rows: list[list[int]]) -> list[Any]:
+        """See `StepBackend.hidden`."""
+        if self.way is None:
+            return self.backend.hidden(rows)
+        assert not isinstance(self.backend, TorchSteps)
+        return self.backend.hidden(rows, self.way)
 
     @cached_property
     def beside(self) -> Pretrained:
@@ -160,8 +182,9 @@ class Models:
             return served
 
     def add_adapter(self, name: str, folder: str | Path, base: str) -> Served:
-        """Load an adapter over a model that is served; both share its weights, and so do all adapters over a model
-        that the native engine serves, beside its packed ones.
+        """Load an adapter over a model that is served; both share its weights. On the native engine texts of both are
+        written in the same passes, where adapters of that kind can be chosen for each text; PyTorch serves the others,
+        over weights of its own that they share.
 
         Raises:
             UsageError: the name is taken, the base is not served, or the folder holds no adapter.
@@ -172,6 +195,13 @@ class Models:
             below = self.served.get(base)
             if below is None or below.base is not None:
                 raise UsageError(f"There is no model {base!r} to put an adapter on.", where="base")
+
+            if isinstance(below.model, NativeEngine):
+                served = self._through(name, folder, below, below.model)
+                if served is not None:
+                    self.scheduler.add(name, self.scheduler.lanes[base])
+                    self.served[name] = served
+                    return served
 
             network = twin(below.beside) if below.packed and base not in self._sets else None
 
@@ -205,7 +235,11 @@ class Models:
             served = self.served.pop(name)
             self.scheduler.remove(name)
             self._sets.pop(name, None)
-            if served.base is not None:
+            if served.way is not None:
+                engine = self.served[served.base or ""].model
+                assert isinstance(engine, NativeEngine)
+                self.scheduler.between_steps(lambda: engine.drop_adapter(name))
+            elif served.base is not None:
                 adapters = self._sets[served.base]
                 self.scheduler.between_steps(lambda: adapters.loaded.pop(name, None))
 
@@ -270,6 +304,24 @@ class Models:
         backend = NativeSteps(engine, share=self.settings.share)
         task = restore_task(engine.info, "language")
         return Served(name, engine, task, backend, told, "language", unpacked(source), packed=True)
+
+    def _through(self, name: str, folder: str | Path, below: Served, engine: NativeEngine) -> Served | None:
+        """An adapter whose texts share the passes of its base; None where that is not possible."""
+        loaded = load(folder, base=engine.folder) if engine.folder is not None else None
+        if loaded is None or use_of(loaded) != "writing":
+            return None
+        try:
+            engine.add_adapter(name, loaded)
+        except UsageError:  # of a kind that changes the weights themselves
+            return None
+        chosen = engine.adapters[name]
+        way = Way(name, chosen.adapter, engine.config.n_positions - chosen.n_positions)
+        config = replace(loaded.config, n_positions=chosen.n_positions)
+        known = Known(loaded.folder, loaded.tokenizer, config, loaded.info)
+        return Served(
+            name, known, restore_task(loaded.info, "language"), below.backend, str(folder), "language",
+            lambda: load(folder, base=engine.folder), below.name, packed=True, way=way,
+        )  # fmt: skip
 
     def _begin(self, served: Served) -> None:
         settings, backend = self.settings, served.backend

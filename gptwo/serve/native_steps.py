@@ -18,11 +18,11 @@ import torch
 
 from gptwo.errors import GptwoError
 from gptwo.generate._native import PAGE, OutOfPages, Sampling
-from gptwo.generate.native import NativeEngine
+from gptwo.generate.native import OWN, NativeEngine
 from gptwo.generate.native_lookup import Lookup
 from gptwo.generate.native_run import GUESSING
 from gptwo.serve.choose import BROKEN, choose, score
-from gptwo.serve.work import Chosen, Prompt, Row, Scored, Step
+from gptwo.serve.work import Chosen, Prompt, Row, Scored, Step, Way
 
 JUDGED = 8  # tokens of a prompt that are judged in a step with their alternatives, each in a pass of its own
 
@@ -38,7 +38,7 @@ class Place:
         number: of the engine.
         prompt, row: whose it is; no row: a prompt whose last token is left to its texts.
         age: the larger, the younger.
-        length: its tokens.
+        length: its tokens; those of its adapter, which stand before them, not counted.
         left: those without keys and values.
         put_off: whether it waits for pages, and holds none.
         shared: tokens taken over from the prefix cache.
@@ -59,6 +59,16 @@ class Place:
     def ids(self) -> list[int]:
         """Its tokens."""
         return self.prompt.ids if self.row is None else self.row.text.prompt + self.row.text.ids
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """What it begins with: the number of its adapter, and its tokens."""
+        return (way_of(self.prompt)[0], *self.ids)
+
+    @property
+    def pages(self) -> int:
+        """What it takes of the cache when all its tokens are there."""
+        return pages_of(self.length + way_of(self.prompt)[1])
 
     @property
     def judged(self) -> bool:
@@ -121,14 +131,15 @@ class NativeSteps:
         places = self._places.values()
         if any(place.put_off for place in places):
             return False
-        if places and self._free() < pages_of(len(prompt.ids)) + len(places):  # each may want a page soon
+        before = way_of(prompt)[1]
+        if places and self._free() < pages_of(len(prompt.ids) + before) + len(places):  # each may want a page soon
             return False
         self._came += 1
         rows = [row for row in prompt.rows if row.text.limit > 0]
         if len(rows) == 1 and prompt.judge is None:
             self._open(prompt, rows[0], (self._came, 0))
         else:
-            number = self.native.open(prompt.ids, len(prompt.ids), 0, Sampling())
+            number = self.native.open(prompt.ids, len(prompt.ids), 0, Sampling(), way_of(prompt)[0])
             self._places[prompt] = Place(number, prompt, None, (self._came, 0), len(prompt.ids), len(prompt.ids))
         return True
 
@@ -153,21 +164,23 @@ class NativeSteps:
         for row in prompt.rows:
             self.release(row)
 
-    def hidden(self, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    def hidden(self, rows: Sequence[Sequence[int]], way: Way | None = None) -> list[np.ndarray]:
         try:
-            return [states.mean(0) for states in self.engine.encode(rows)]
+            name = None if way is None else way.name
+            return self.engine.encode(rows, pooling="mean", adapter=name)
         except OutOfPages:
             if self._put_off(Step(), 0):
-                return self.hidden(rows)
+                return self.hidden(rows, way)
             if len(rows) > 1:
-                return [self.hidden([row])[0] for row in rows]
+                return [self.hidden([row], way)[0] for row in rows]
             raise too_small() from None
 
     # --- sequences come and go
 
     def _open(self, prompt: Prompt, row: Row, age: tuple[int, int]) -> None:
         text = row.text
-        number = self.native.open(text.prompt + text.ids, len(text.prompt), 0, self._sampling(row))
+        way = way_of(prompt)[0]
+        number = self.native.open(text.prompt + text.ids, len(text.prompt), 0, self._sampling(row), way)
         self._places[row] = Place(number, prompt, row, age, text.length, text.length)
 
     def _sampling(self, row: Row) -> Any:
@@ -192,7 +205,7 @@ class NativeSteps:
 
     def _free(self) -> int:
         """Pages that nobody may want soon: those of texts count whole, but for what is shared."""
-        return self.pages - sum(pages_of(place.length) - place.shared // PAGE for place in self._begun())
+        return self.pages - sum(place.pages - place.shared // PAGE for place in self._begun())
 
     def _begun(self) -> list[Place]:
         """All that are not put off, the oldest first."""
@@ -202,7 +215,7 @@ class NativeSteps:
         """Let those go on for whom there is room again, the oldest first."""
         waiting = [place for place in self._places.values() if place.put_off]
         for place in sorted(waiting, key=lambda place: place.age):
-            if self._begun() and self._free() < pages_of(place.length) + 1:
+            if self._begun() and self._free() < place.pages + 1:
                 return
             place.put_off = False
 
@@ -269,15 +282,15 @@ class NativeSteps:
         work: list[Work] = [(place, 1, self._guess(place, len(writing))) for place in writing]
         room = self.native.max_tokens - sum(1 + len(guesses) for _, _, guesses in work)
         room = min(room, budget)
-        begun: list[tuple[list[int], int]] = []  # tokens that are being read, and from where on
+        begun: list[tuple[tuple[int, ...], int]] = []  # what is being read, and from which token on
         for place in reading:
             if room <= 0:
                 break
-            ids = place.ids
+            ids = place.start
             if place.held == 0 and self.share:
                 place.left = self.native.left(place.number)
-                end = place.held + PAGE
-                if end < place.length and any(
+                end = 1 + place.held + PAGE
+                if end <= place.length and any(
                     start <= place.held and len(other) >= end and other[:end] == ids[:end] for other, start in begun
                 ):
                     self.native.rewind(place.number)  # its next page is being read: it waits for it
@@ -299,7 +312,7 @@ class NativeSteps:
         text = place.row.text
         if place.lookup is None:
             place.lookup = Lookup(text.prompt + text.ids)
-        return place.lookup.guess(min(self.config.n_positions - place.length, text.remaining - 1))
+        return place.lookup.guess(text.remaining - 1)
 
     def _tell(self, done: Step) -> None:
         """A pass for the texts whose tokens are chosen from their logits."""
@@ -357,6 +370,11 @@ class NativeSteps:
     def _tensor(self, logits: np.ndarray) -> torch.Tensor:
         """Of ids that have a token."""
         return torch.from_numpy(logits)[:, : self.engine.codec.vocab_size]
+
+
+def way_of(prompt: Prompt) -> tuple[int, int]:
+    """The engine's number of a prompt's adapter, and the virtual tokens of it."""
+    return (OWN, 0) if prompt.way is None else (prompt.way.number, prompt.way.before)
 
 
 def pages_of(tokens: int) -> int:

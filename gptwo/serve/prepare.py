@@ -157,7 +157,7 @@ def texts_of(
             sample_index=sample,
         )
         rows.append(Row(text, options, endings, top, constraint() if constraint else None))
-    return Prompt(ids, rows, judge)
+    return Prompt(ids, rows, judge, served.way)
 
 
 def _made(

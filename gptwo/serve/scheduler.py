@@ -69,18 +69,18 @@ class Scheduler:
     def waiting(self) -> int:
         """Prompts and calls that have not begun."""
         arrived = sum(len(job.prompts) + bool(job.call) for job in list(self._arrived))
-        lanes = list(self.lanes.values())
+        lanes = self._lanes
         return arrived + sum(len(lane.waiting) + len(lane.calls) + len(lane.apart) for lane in lanes)
 
     @property
     def running(self) -> int:
         """Texts that are written."""
-        return sum(len(lane.running) for lane in list(self.lanes.values()))
+        return sum(len(lane.running) for lane in self._lanes)
 
     @property
     def cache_tokens(self) -> int:
         """Tokens that are held in caches."""
-        return sum(lane.backend.held for lane in list(self.lanes.values()))
+        return sum(lane.backend.held for lane in self._lanes)
 
     def submit(self, job: Job) -> None:
         """Take a job.
@@ -138,7 +138,7 @@ class Scheduler:
         return result
 
     def add(self, name: str, lane: Lane) -> None:
-        """A model begins to be served."""
+        """A model begins to be served; several may share a lane, and then the passes of its backend."""
         with self._changed:
             self.lanes[name] = lane
 
@@ -149,7 +149,7 @@ class Scheduler:
             with self._changed:
                 lane = self.lanes.pop(name, None)
             if lane is not None:
-                self._end_all(lane, Stopped(f"The model {name!r} was unloaded."))
+                self._end_all(lane, Stopped(f"The model {name!r} was unloaded."), name)
 
         self.between_steps(leave)
 
@@ -174,13 +174,18 @@ class Scheduler:
     # --- the thread
 
     @property
+    def _lanes(self) -> list[Lane]:
+        """Each once."""
+        return list(dict.fromkeys(list(self.lanes.values())))
+
+    @property
     def _idle(self) -> bool:
-        return not self._tasks and not self._arrived and all(lane.idle for lane in self.lanes.values())
+        return not self._tasks and not self._arrived and all(lane.idle for lane in self._lanes)
 
     @property
     def _called(self) -> bool:
         """Whether this thread has something to do."""
-        lanes = self.lanes.values()
+        lanes = self._lanes
         return (
             bool(self._tasks or self._arrived)
             or any(lane.busy or any(job.cancelled for job in lane.apart) for lane in lanes)
@@ -189,7 +194,7 @@ class Scheduler:
 
     def _patience(self) -> float | None:
         """Seconds until a call that is done beside the steps is too late; None where none ever is."""
-        deadlines = [job.deadline for lane in self.lanes.values() for job in lane.apart if job.deadline is not None]
+        deadlines = [job.deadline for lane in self._lanes for job in lane.apart if job.deadline is not None]
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
     def _run(self) -> None:
@@ -206,7 +211,7 @@ class Scheduler:
                     tasks = list(self._tasks)
                     self._tasks.clear()
                     self._let_in()
-                    lanes = list(self.lanes.values())
+                    lanes = self._lanes
                 for task in tasks:
                     task()
                 for lane in lanes:
@@ -220,7 +225,7 @@ class Scheduler:
             with self._changed:
                 self._stopping = True
                 self._let_in()
-                left = list(self.lanes.values())
+                left = self._lanes
                 tasks = list(self._tasks)
             for lane in left:
                 self._end_all(lane, Stopped("The server is shutting down."))
@@ -244,10 +249,11 @@ class Scheduler:
 
     def _check_idle(self) -> None:
         """When nothing is to be done, nothing may be held but what the prefix cache keeps."""
-        for name, lane in self.lanes.items():
+        for lane in self._lanes:
             left = lane.backend.left_over()
             if left is not None:
-                message = f"{left} held for {name!r} though nothing runs"
+                names = ", ".join(name for name, one in self.lanes.items() if one is lane)
+                message = f"{left} held for {names} though nothing runs"
                 if self.strict:
                     raise AssertionError(message)
                 log.error(message)
@@ -385,8 +391,11 @@ class Scheduler:
         except Exception:  # e.g. an event loop that has closed
             log.exception("nobody takes the end of a job")
 
-    def _end_all(self, lane: Lane, error: Exception) -> None:
+    def _end_all(self, lane: Lane, error: Exception, model: str | None = None) -> None:
+        """End all jobs of a lane, or those of one model."""
         for job in lane.jobs:
+            if model is not None and job.model != model:
+                continue
             try:
                 self._drop(lane, job)
             except Exception:  # the backend is at fault; whoever waits must still hear of the end

@@ -72,6 +72,20 @@ class Row:
         """Rows of one kind are chosen for together."""
 
 
+@dataclass(frozen=True)
+class Way:
+    """An adapter of a backend.
+
+    Args:
+        name: as the backend knows it; number: of its engine.
+        before: virtual tokens, which stand in the cache before a text's own.
+    """
+
+    name: str
+    number: int
+    before: int = 0
+
+
 @dataclass(eq=False)
 class Prompt:
     """A context that is read once for all of the texts that continue it.
@@ -80,6 +94,7 @@ class Prompt:
         ids: at least one token; with the longest text at most the positions of the network.
         rows: the texts; one whose limit is 0 is over as soon as the prompt is read.
         judge: how many alternatives are told of each of the prompt's own tokens; None: they are not judged.
+        way: the adapter it goes through, where the backend has several; None: the model's own, or none.
         read: tokens read so far; with all of them its texts run.
         judged: the prompt's tokens, where they are judged.
     """
@@ -87,6 +102,7 @@ class Prompt:
     ids: list[int]
     rows: list[Row]
     judge: int | None = None
+    way: Way | None = None
     read: int = 0
     judged: list[Scored] = field(default_factory=list)
 
@@ -98,7 +114,8 @@ class Prompt:
     @property
     def longest(self) -> int:
         """Tokens that will stand in the cache at most, for each of its texts."""
-        return len(self.ids) + max((row.text.limit for row in self.rows), default=0)
+        before = 0 if self.way is None else self.way.before
+        return before + len(self.ids) + max((row.text.limit for row in self.rows), default=0)
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,8 @@ def finetune(
         DataError: records that cannot be used; names file and row.
         MissingError: no such model.
         Interrupted: stopped by a signal; the run can be resumed.
-        GptwoError: training failed; the message says why.
+        DivergedError: training has gone to pieces; earlier checkpoints stay.
+        GptwoError: something could not be written.
     """
     given = recipe if recipe is not None else begun_recipe(out, resume=resume)
     if resume and given is None and model is None:

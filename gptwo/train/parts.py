@@ -18,6 +18,7 @@ from gptwo.model.pretrained import Pretrained
 from gptwo.recipe import DataSection
 from gptwo.tasks.base import Task
 from gptwo.tokenizer import Tokenizer
+from gptwo.train.divergence import not_finite
 from gptwo.train.run import file_hash
 
 NO_TEST = "No test data was given: the figures are on the validation data, which chose the best checkpoint."
@@ -129,15 +130,16 @@ def check_weights(model: Pretrained) -> None:
     Raises:
         DataError: a weight is no number; names it and the folder.
     """
-    for name, tensor in model.model.named_parameters():
-        if not torch.isfinite(tensor.detach().sum()) and not torch.isfinite(tensor.detach()).all():
-            bad = int((~torch.isfinite(tensor.detach())).sum())
-            raise DataError(
-                f"The weight {name} of the model is not finite.",
-                where=model.folder,
-                why=f"{bad:,} of its {tensor.numel():,} values are NaN or infinite; its scores would be no numbers",
-                fix="download or copy the model again, or take an earlier checkpoint of its run",
-            )
+    weights = dict(model.model.named_parameters())
+    for name in not_finite(weights):
+        tensor = weights[name].detach()
+        bad = int((~torch.isfinite(tensor)).sum())
+        raise DataError(
+            f"The weight {name} of the model is not finite.",
+            where=model.folder,
+            why=f"{bad:,} of its {tensor.numel():,} values are NaN or infinite; its scores would be no numbers",
+            fix="download or copy the model again, or take an earlier checkpoint of its run",
+        )
 
 
 def notes_of(parts: dict[str, Part], rejects: Rejects) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from gptwo.data.loader import BatchSource
-from gptwo.errors import GptwoError
+from gptwo.errors import DivergedError
 from gptwo.model.heads import Model
 from gptwo.recipe import Recipe
 from gptwo.runtime import Choice
@@ -36,7 +36,7 @@ def run_session(
         notices: what the trackers are told before the first step.
 
     Raises:
-        GptwoError: as `train`; or no evaluation gave a number, so that there is no best model.
+        DivergedError: as `train`; or no evaluation gave a number, so that there is no best model.
     """
     torch.manual_seed(recipe.train.seed)  # of dropout
     with make_trackers(
@@ -57,7 +57,7 @@ def run_session(
             resume=resume,
         )
     if hooks.evaluate is not None and outcome.progress.best is None:
-        raise GptwoError(
+        raise DivergedError(
             f"No evaluation gave a number for {hooks.metric!r}, so there is no best model.",
             where=folder / "events.jsonl",
             why="the network's scores were not finite",

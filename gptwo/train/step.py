@@ -7,7 +7,6 @@ moves the weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,9 +17,9 @@ from gptwo.adapt.adalora import RankAllocator
 from gptwo.adapt.freeze import thaw
 from gptwo.adapt.parts import Adapter
 from gptwo.data.batching import Batch
-from gptwo.errors import GptwoError
 from gptwo.model.heads import Model
 from gptwo.recipe import Recipe
+from gptwo.train.divergence import NotFinite
 from gptwo.train.optim import decays, optimizers_of, trainable
 from gptwo.train.schedule import Plan, learning_rate_factor
 
@@ -66,7 +65,6 @@ class Stepper:
         bf16: whether matrix products are in bfloat16.
         tuned: names that gradual unfreezing may thaw; None: those with requires_grad.
         adapter: what is tuned where the model is frozen.
-        place: where a training record is, "file:row", by its index.
     """
 
     def __init__(
@@ -79,10 +77,9 @@ class Stepper:
         bf16: bool = False,
         tuned: list[str] | None = None,
         adapter: Adapter | None = None,
-        place: Callable[[int], str] | None = None,
     ):
         self.model, self.objective, self.recipe, self.plan = model, objective, recipe, plan
-        self.bf16, self.place = bf16, place
+        self.bf16 = bf16
         self.device = next(model.parameters()).device
         self.optimizers = optimizers_of(recipe.optimizer, model)
         self.tuned = tuned or [info.name for info in trainable(model)]
@@ -100,7 +97,7 @@ class Stepper:
             batches: the micro-batches, not yet on the device.
 
         Raises:
-            GptwoError: the loss or the gradient is not finite; the weights were not changed.
+            NotFinite: the loss or the gradient; the weights were not changed.
         """
         if self.recipe.freeze.gradual_every:
             thaw(self.model, self.tuned, step, self.recipe.freeze.gradual_every)
@@ -110,7 +107,7 @@ class Stepper:
         total = float(loss)
         if not (math.isfinite(total) and math.isfinite(norm)):
             self.model.zero_grad(set_to_none=True)
-            raise self.not_finite(step, total / max(count, 1e-12), norm, learning_rate, batches)
+            raise NotFinite(total / max(count, 1e-12), norm, learning_rate)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -175,15 +172,3 @@ class Stepper:
         if norm > clip:
             torch.nn.utils.clip_grads_with_norm_(with_gradient, clip, gradient_norm)
         return norm
-
-    def not_finite(self, step: int, loss: float, norm: float, learning_rate: float, batches: list[Batch]) -> GptwoError:
-        """The error of a step whose loss or gradient is no number; names its first records."""
-        indices = [index for batch in batches for index in batch.indices] if self.place else []
-        places = [self.place(index) for index in indices[:5]] if self.place else []
-        more = f" and {len(indices) - 5} more" if len(indices) > 5 else ""
-        return GptwoError(
-            f"The loss is {loss}, the norm of its gradient {norm}; the weights were not changed.",
-            where=f"step {step + 1}" + (f", records {', '.join(places)}{more}" if places else ""),
-            why=f"at learning rate {learning_rate:.2e}; too high a rate, or damaged weights or data, end like this",
-            fix="lower optimizer.learning_rate or lengthen schedule.warmup, then run again with --resume",
-        )

@@ -29,6 +29,7 @@ from gptwo.model.loss import fuse_loss
 from gptwo.recipe import Recipe
 from gptwo.runtime import Choice
 from gptwo.train.checkpoint import Progress, list_checkpoints, load_checkpoint, save_checkpoint
+from gptwo.train.divergence import NotFinite, check_weights_finite, diverged_step
 from gptwo.train.meter import Meter
 from gptwo.train.schedule import Plan
 from gptwo.train.signals import stop_signals
@@ -108,7 +109,8 @@ def train(
     Raises:
         Interrupted: SIGINT or SIGTERM; a checkpoint was saved.
         UsageError: the metric that decides is not among those that are measured.
-        GptwoError: the loss is not finite, or a checkpoint could not be written.
+        DivergedError: the loss, the gradient or the weights are not finite; earlier checkpoints stay.
+        GptwoError: a checkpoint could not be written.
     """
     loop = _Loop(model, objective, source, recipe, folder, trackers, hooks or Hooks(), tuned, precision)
     try:
@@ -142,7 +144,8 @@ class _Loop:
         tuned: list[str] | None,
         precision: Choice | None,
     ):
-        self.model, self.source, self.options, self.folder = model, source, recipe.train, folder
+        self.model, self.source, self.recipe, self.folder = model, source, recipe, folder
+        self.options = recipe.train
         self.trackers, self.hooks = trackers, hooks
         self.device = next(model.parameters()).device
         self.precision = precision or runtime.pick_precision(recipe.train.precision, self.device.type)
@@ -155,12 +158,12 @@ class _Loop:
             bf16=self.precision.value == "bf16",
             tuned=tuned,
             adapter=hooks.adapter,
-            place=hooks.place,
         )
         self.kept = None if hooks.adapter is None else hooks.adapter.tensors(model)
         self.progress = Progress()
         self.outcome = Outcome(self.progress)
         self.saved_at = -1
+        self.resumed_at: int | None = None
         self.stopped: str | None = None
 
     def begin(self, resume: bool) -> None:
@@ -169,7 +172,8 @@ class _Loop:
         if resume and checkpoints:
             device = str(self.device)
             self.progress = load_checkpoint(checkpoints[-1], self.model, self.stepper.optimizers, device, self.kept)
-            self.outcome.progress, self.saved_at = self.progress, self.progress.step
+            self.outcome.progress = self.progress
+            self.saved_at = self.resumed_at = self.progress.step
         if self.device.type == "cpu":
             runtime.keep_memory()
         elif self.device.type == "cuda":
@@ -239,11 +243,16 @@ class _Loop:
         """Move the weights once; returns learning rate and norm of the gradient.
 
         Raises:
-            GptwoError: the loss or the gradient is not finite; the weights were not changed.
+            DivergedError: the loss or the gradient is not finite; the weights were not changed.
         """
         started, progress = time.perf_counter(), self.progress
         batches = [next(loader) for _ in range(self.options.accumulate)]
-        moved = self.stepper.move(progress.step, batches)
+        try:
+            moved = self.stepper.move(progress.step, batches)
+        except NotFinite as error:
+            place = self.hooks.place
+            records = [place(index) for batch in batches for index in batch.indices] if place else []
+            raise diverged_step(error, progress.step + 1, records, self.recipe, self.folder, self.resumed_at) from None
         seconds = time.perf_counter() - started
         progress.step += 1
         progress.batches = loader.state
@@ -300,9 +309,15 @@ class _Loop:
         self.model.train()
 
     def checkpoint(self) -> None:
-        """Save everything, once a step at most."""
+        """Save everything, once a step at most.
+
+        Raises:
+            DivergedError: weights are not finite; earlier checkpoints stay.
+        """
         if self.saved_at == self.progress.step:
             return
+        weights = dict(self.model.named_parameters()) if self.kept is None else self.kept
+        check_weights_finite(weights, self.progress.step, self.folder, self.resumed_at)
         keep = self.options.keep_last
         path = save_checkpoint(self.folder, self.model, self.stepper.optimizers, self.progress, keep, self.kept)
         self.saved_at = self.progress.step

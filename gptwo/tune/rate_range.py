@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gptwo.errors import GptwoError, Interrupted, UsageError
+from gptwo.errors import DivergedError, UsageError
 from gptwo.evaluate.charts import COLOURS, Line
 from gptwo.evaluate.html_parts import figure, page, safe, section
 from gptwo.evaluate.scatter import Dots, scatter_chart
@@ -86,10 +86,8 @@ def find_rates(
     folder = Path(out).expanduser()
     try:
         finetune(recipe=resolved, out=folder, overwrite=overwrite)
-    except (Interrupted, UsageError):
-        raise
-    except GptwoError as error:
-        if type(error) is not GptwoError or not _course(folder):
+    except DivergedError:
+        if not _course(folder):
             raise
     for name in ("checkpoints", "best"):  # a network that was trained to pieces is of no use
         shutil.rmtree(folder / name, ignore_errors=True)

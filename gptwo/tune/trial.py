@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from gptwo.errors import GptwoError, Interrupted
+from gptwo.errors import DivergedError, GptwoError, Interrupted
 from gptwo.train.finetune import finetune
 from gptwo.tune.space import suggest
 from gptwo.tune.study import Search, library, reopen
@@ -49,7 +49,8 @@ def run_trial(search: Search, number: int, *, threads: int | None = None) -> Non
         raise Interrupted(f"Interrupted in trial {number}.", where=search.folder) from error
     except GptwoError as error:
         trial.set_user_attr("error", str(error))
-        trial.set_user_attr("exit_code", error.exit_code)
+        if not isinstance(error, DivergedError):  # other values may do
+            trial.set_user_attr("exit_code", error.exit_code)
         search.study.tell(number, state=state.FAIL)
         return
     pruned = run.outcome.reason == PRUNED

@@ -51,6 +51,16 @@ def test_json_is_one_object_on_stdout(finetune, one_object):
     assert "step 6/6" in err
 
 
+def test_a_run_that_diverges_says_where_and_the_way_back_and_its_checkpoints_stay(finetune, tmp_path):
+    steep = ("--learning-rate", "1e30", "--set", "train.checkpoint_every=1", "--set", "schedule.name=constant")
+    code, out, err = finetune(*steep)
+    assert (code, out) == (3, "")
+    for words in ("training has diverged", "where: step ", "评论.csv:", "optimizer.learning_rate", "goes on from"):
+        assert words in err
+    assert "Traceback" not in err
+    assert list_checkpoints(tmp_path / "run")
+
+
 def test_strict_stops_at_the_bad_row(finetune, reviews):
     code, out, err = finetune("--strict")
     assert (code, out) == (3, "")

@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from gptwo.adapt.apply import apply_adapter
-from gptwo.errors import DataError
+from gptwo.errors import DataError, UsageError
 from gptwo.generate.engine import Engine
 from gptwo.model.pretrained import load, save
 from gptwo.serve.limits import Quota, read_keys
@@ -227,6 +227,31 @@ def test_adapters_over_one_base_answer_side_by_side(kind, tiny, folder, tmp_path
         for thread in threads:
             thread.join()
         assert found == {name: [one.text for one in texts] for name, texts in wanted.items()}
+        vectors = [
+            post(server, "/v1/embeddings", {"model": name, "input": "the quick"}).json["data"][0]["embedding"]
+            for name in wanted
+        ]
+        assert vectors[0] != pytest.approx(vectors[1], abs=1e-3)
+        scheduler, models = server.context.scheduler, server.context.models
+        together = backend == "native"  # texts of both in the same passes
+        assert (scheduler.lanes["tiny"] is scheduler.lanes["adapted"]) == together
+        with pytest.raises(UsageError, match="stand on"):
+            models.remove("tiny")
+        gate, held = hold(server)
+        long = {**LONG, "model": "adapted", "max_tokens": 40}
+        late = threading.Thread(target=lambda: found.update(late=post(server, "/v1/completions", long)))
+        late.start()
+        until(lambda: scheduler.waiting == 1)
+        leaving = threading.Thread(target=lambda: models.remove("adapted"))
+        leaving.start()
+        gate.set()
+        for thread in (held, leaving, late):
+            thread.join()
+        assert found["late"].status in (200, 503)
+        assert post(server, "/v1/completions", {**GOOD, "model": "adapted"}).status == 404
+        again = post(server, "/v1/completions", {**GOOD, "prompt": ["the quick", "春眠 the"], "max_tokens": 12}).json
+        assert [one["text"] for one in again["choices"]] == found["tiny"]
+        models.add_adapter("adapted", place, "tiny")
 
 
 def test_a_model_that_scores_labels_says_where_it_answers(tokenizer):

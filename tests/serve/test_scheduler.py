@@ -31,6 +31,8 @@ WAYS = {
 class Speaker:
     """What `texts_of` needs of a served model."""
 
+    way = None
+
     def __init__(self, pretrained, kind="torch", **settings):
         self.codec = Codec(pretrained.tokenizer, pretrained.config.vocab_size)
         if kind == "torch":

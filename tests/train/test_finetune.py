@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import gptwo
-from gptwo.errors import DataError, GptwoError, MissingError, UsageError
+from gptwo.errors import DataError, DivergedError, MissingError, UsageError
 from gptwo.evaluate.report import read_report
 from gptwo.generate.engine import Engine
 from gptwo.model.pretrained import create, load, save
@@ -398,7 +398,8 @@ def test_an_unknown_label_of_the_test_data_names_file_and_row(tune, labelled, tm
 
 
 def test_an_exploding_run_says_so_in_error_and_log(tune, labelled, tmp_path):
-    with pytest.raises(GptwoError, match=r"weights were not changed[\s\S]*records .*train\.jsonl:\d+"):
+    words = r"weights were not changed[\s\S]*records .*train\.jsonl:\d+[\s\S]*clip the gradient[\s\S]*these records"
+    with pytest.raises(DivergedError, match=words):
         tune("classify", train=labelled / "train.jsonl", optimizer__learning_rate=1e25, optimizer__name="adamw",
              train__clip=0.0, schedule__name="constant")  # fmt: skip
     assert read_events(tmp_path / "run")[-1]["reason"].startswith("failed: The loss is")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gptwo.data.batching import Batch
-from gptwo.errors import GptwoError, Interrupted, MissingError, UsageError
+from gptwo.errors import DivergedError, GptwoError, Interrupted, MissingError, UsageError
 from gptwo.model.loss import IGNORE
 from gptwo.train.checkpoint import list_checkpoints
 from gptwo.train.pretrain import NextToken
@@ -347,7 +347,8 @@ class Exploding(NextToken):
 def test_a_loss_that_is_no_number_stops_the_run_before_it_reaches_the_weights(case, value):
     run = case(optimizer__learning_rate=3e-3, schedule__name="constant", train__checkpoint_every=2)
     objective = Exploding(4, value)
-    with pytest.raises(GptwoError, match=r"weights were not changed[\s\S]*step 4\n[\s\S]*3\.00e-03[\s\S]*--resume"):
+    words = r"weights were not changed[\s\S]*step 4\n[\s\S]*3\.00e-03[\s\S]*--resume goes on from step 2"
+    with pytest.raises(DivergedError, match=words):
         run.run(objective=objective)
     for name, tensor in run.trained.named_parameters():
         assert torch.equal(tensor, objective.before[name])
@@ -367,8 +368,36 @@ def test_a_gradient_that_is_no_number_stops_the_run_too(case):
             return super().loss(model, batch, label_smoothing) + (weight * 0).sqrt().sum()
 
     run = case()
-    with pytest.raises(GptwoError, match="norm of its gradient nan"):
+    with pytest.raises(DivergedError, match=r"norm of its gradient nan[\s\S]*begin anew with --overwrite"):
         run.run(objective=Steep())
+
+
+def test_a_checkpoint_that_had_diverged_is_named_when_not_a_step_can_be_taken_from_it(case):
+    run = case(train__checkpoint_every=2)
+    with pytest.raises(DivergedError):
+        run.run(objective=Exploding(5, float("nan")))
+    assert [path.name for path in list_checkpoints(run.folder)] == ["step-000002", "step-000004"]
+    with pytest.raises(DivergedError, match=r"step 4 had diverged already: remove .*step-000004, .*from step 2"):
+        run.run(objective=Exploding(1, float("nan")), resume=True)
+
+
+def test_weights_that_are_no_numbers_never_become_a_checkpoint(case):
+    class Breaking(NextToken):
+        """After three steps a weight breaks that no loss looks at."""
+
+        steps = 0
+
+        def loss(self, model, batch, label_smoothing):
+            self.steps += 1
+            if self.steps == 4:
+                model.transformer.wpe.weight.data[-1] = float("inf")
+            return super().loss(model, batch, label_smoothing)
+
+    run = case(train__checkpoint_every=1)
+    with pytest.raises(DivergedError, match=r"wpe\.weight is not finite[\s\S]*step 4[\s\S]*from step 3") as caught:
+        run.run(objective=Breaking())
+    assert caught.value.exit_code == 3
+    assert list_checkpoints(run.folder)[-1].name == "step-000003"
 
 
 def test_the_records_of_a_bad_batch_are_named(case, rows):
@@ -383,7 +412,7 @@ def test_the_records_of_a_bad_batch_are_named(case, rows):
 
             return batch
 
-    with pytest.raises(GptwoError, match=r"step 2, records a\.csv:10, a\.csv:11, a\.csv:12, a\.csv:13"):
+    with pytest.raises(DivergedError, match=r"step 2, records a\.csv:10, a\.csv:11, a\.csv:12, a\.csv:13"):
         case().run(
             source=Numbered(rows()), objective=Exploding(2, float("nan")), hooks=Hooks(place=lambda i: f"a.csv:{i}")
         )
