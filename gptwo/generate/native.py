@@ -5,9 +5,10 @@ Weights are held packed in float32, bfloat16, int8 or int4; a step of all runnin
 
 from __future__ import annotations
 
+import copy
 import importlib
-import os
 from collections.abc import Sequence as Several
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,23 +17,18 @@ import numpy as np
 from gptwo import hub
 from gptwo.errors import MissingError, UsageError, did_you_mean
 from gptwo.generate.codec import Codec
+from gptwo.generate.native_build import PRECISIONS, build
 from gptwo.generate.native_run import NativeRun, Way
 from gptwo.generate.native_states import hidden_states
-from gptwo.generate.native_weights import ADAPTER, Opened, give, open_model
+from gptwo.generate.native_weights import ADAPTER, open_model
 from gptwo.generate.options import SamplingOptions, as_prompts, stored_defaults
 from gptwo.generate.results import Generation
 from gptwo.generate.sequence import Sequence
 from gptwo.generate.writer import Writer, check_batch, check_head
-from gptwo.runtime import available_cpus
 
 if TYPE_CHECKING:
-    from gptwo.model.config import GPT2Config
     from gptwo.model.pretrained import Pretrained
 
-PRECISIONS = {"fp32": 0, "bf16": 1, "int8": 2, "int4": 3}
-HEAD_OF = {"fp32": "fp32", "bf16": "bf16", "int8": "int8", "int4": "int8"}
-CACHE_OF = {"fp32": "fp32", "bf16": "bf16", "int8": "int8", "int4": "int8"}
-MAX_TOKENS = 256  # of one pass: a longer prompt goes in by chunks of so many
 POOLINGS = ("all", "last", "mean")
 OWN = -1  # the adapter that the engine itself has, or none
 
@@ -117,6 +113,7 @@ class NativeEngine(Writer):
             opened, self.precision, threads=threads, max_batch=max_batch, cache=cache, cache_bytes=cache_bytes, isa=isa,
             share=share,
         )  # fmt: skip
+        self.way = Way(OWN, opened.config.n_positions)  # of texts that name no adapter
         self.adapters: dict[str, Way] = {}
 
     # --- adapters
@@ -151,6 +148,13 @@ class NativeEngine(Writer):
         self.native.drop_adapter(way.adapter)
         del self.adapters[name]
 
+    def through(self, adapter: str) -> NativeEngine:
+        """This engine with every text going through an adapter that was added; both share everything else."""
+        (way,) = self._ways(adapter, 1)
+        view = copy.copy(self)
+        view.way, view.config = way, replace(self.config, n_positions=way.n_positions)
+        return view
+
     def _ways(self, adapter: str | Several[str | None] | None, count: int) -> list[Way]:
         """How each of so many texts goes through the network.
 
@@ -164,7 +168,7 @@ class NativeEngine(Writer):
             if name is not None and name not in self.adapters:
                 fix = did_you_mean(name, self.adapters)
                 raise UsageError(f"There is no adapter {name!r}.", where="adapter", fix=fix)
-        return [Way(OWN, self.config.n_positions) if name is None else self.adapters[name] for name in names]
+        return [self.way if name is None else self.adapters[name] for name in names]
 
     # --- writing
 
@@ -180,13 +184,17 @@ class NativeEngine(Writer):
         Args:
             adapter: the name of one that was added, or one for each prompt, None for the model as it is.
         """
+        if isinstance(adapter, str):
+            return self.through(adapter).generate(prompts, **options)
         if adapter is None:
             return super().generate(prompts, **options)
         prompts = as_prompts(prompts)
         ways = self._ways(adapter, len(prompts))
         chosen, sequences = self._prepare(prompts, options)
         if chosen.num_beams > 1:
-            raise UsageError("Beam search takes no adapter by name.", where="adapter", fix="an engine over the adapter")
+            raise UsageError(
+                "Beam search takes one adapter at a time.", where="adapter", fix="give one for all prompts"
+            )
         run = self._run(sequences, chosen, ways)
         while run.advance() is not None:
             pass
@@ -204,7 +212,7 @@ class NativeEngine(Writer):
         Returns:
             their log-probabilities, and whether each was the likeliest token.
         """
-        number = self.native.open(list(ids), len(ids), 0, _module().Sampling())
+        number = self.native.open(list(ids), len(ids), 0, _module().Sampling(), self.way.adapter)
         logprobs: list[float] = []
         likeliest: list[bool] = []
         try:
@@ -268,14 +276,13 @@ class NativeEngine(Writer):
     # --- running
 
     def _run(self, sequences: list[Sequence], options: SamplingOptions, ways: list[Way] | None = None) -> NativeRun:
-        own = Way(OWN, self.config.n_positions)
         return NativeRun(
             self.native,
             options,
             [sequence for sequence in sequences if sequence.limit > 0],
             lambda sequence: self._sampling(options, sequence),
             endings=self.codec.endings(options.stop, options.ignore_end),
-            way=lambda sequence: ways[sequence.prompt_index] if ways else own,
+            way=lambda sequence: ways[sequence.prompt_index] if ways else self.way,
             max_batch=self.max_batch,
             speculate=self.speculate,
         )
@@ -322,78 +329,6 @@ def pick(precision: str) -> str:
             fix='install g++ 11 or newer and gptwo anew, or use backend="torch"',
         )
     return "bf16" if precision == "auto" else precision
-
-
-def build(
-    opened: Opened,
-    precision: str,
-    *,
-    threads: int | None = None,
-    max_batch: int = 16,
-    cache: str = "auto",
-    cache_bytes: int | None = None,
-    isa: str | None = None,
-    share: bool = True,
-) -> Any:
-    """The C++ engine with a model's weights, and the adapter that it carries.
-
-    Args:
-        precision: one of `PRECISIONS`; the rest as for `NativeEngine`.
-
-    Raises:
-        UsageError: too small a cache or one of an unknown precision, no thread, an unknown instruction set.
-        DataError: weights that do not fit the config.
-    """
-    if threads is not None and threads < 1:
-        raise UsageError(f"The number of threads must be at least 1, not {threads}.", where="--threads")
-    config = opened.whole
-    kind = CACHE_OF[precision] if cache == "auto" else cache
-    if kind not in CACHE_OF.values():
-        fix = did_you_mean(kind, sorted(set(CACHE_OF.values())))
-        raise UsageError(f"The cache has no precision {kind!r}.", where="cache", fix=fix)
-    page, pages = page_bytes(config, precision, kind), -(-config.n_positions // _module().PAGE)
-    if cache_bytes is None:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        cache_bytes = max(min(page * pages * max_batch, memory // 4), page * pages)
-    elif cache_bytes < page:
-        raise UsageError(
-            f"cache_bytes is {cache_bytes:,}, and {_module().PAGE} tokens of this model need {page:,} bytes.",
-            where="cache_bytes",
-            fix=f"cache_bytes of at least {page * pages:,} for a full context",
-        )
-    try:
-        native = _module().Engine(
-            vocab_size=config.vocab_size,
-            n_positions=config.n_positions,
-            n_embd=config.n_embd,
-            n_layer=config.n_layer,
-            n_head=config.n_head,
-            n_inner=config.inner,
-            layer_norm_epsilon=config.layer_norm_epsilon,
-            scale_by_layer=config.scale_attn_by_inverse_layer_idx,
-            precision=PRECISIONS[precision],
-            head=PRECISIONS[HEAD_OF[precision]],
-            cache=PRECISIONS[kind],
-            isa=os.environ.get("GPTWO_ISA", "") if isa is None else isa,
-            threads=threads or available_cpus(),
-            max_tokens=max(MAX_TOKENS, max_batch),
-            cache_bytes=cache_bytes,
-            share=share,
-        )
-    except ValueError as error:
-        raise UsageError("The instruction set cannot be used.", where="GPTWO_ISA", why=str(error)) from None
-    give(native, opened)
-    if opened.carrying is not None:
-        from gptwo.generate.native_adapters import add_adapter
-
-        native.set_adapter(add_adapter(native, opened.carrying, whole=True))
-    return native
-
-
-def page_bytes(config: GPT2Config, precision: str, cache: str = "auto") -> int:
-    """Bytes of a cache page: keys and values of its tokens in every layer and head."""
-    kind = PRECISIONS[CACHE_OF[precision] if cache == "auto" else cache]
-    return _module().page_bytes(config.n_layer, config.n_head, config.head_dim, kind)
 
 
 def _module() -> Any:

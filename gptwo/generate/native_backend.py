@@ -23,7 +23,8 @@ class NativeBackend:
     def prefill(self, contexts: Sequence[Sequence[int]], room: int) -> tuple[NativeBatch, Tensor]:
         batch = NativeBatch(self.engine)
         for context in contexts:
-            batch.numbers.append(self.engine.native.open(list(context), len(context), 0, Sampling()))
+            number = self.engine.native.open(list(context), len(context), 0, Sampling(), self.engine.way.adapter)
+            batch.numbers.append(number)
         return batch, batch.logits()
 
     def score(self, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> list[tuple[list[float], list[bool]]]:

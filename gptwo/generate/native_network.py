@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from gptwo.errors import UsageError
-from gptwo.generate.native import NativeEngine, build, pick
+from gptwo.generate.native import NativeEngine, pick
+from gptwo.generate.native_build import build
 from gptwo.generate.native_states import hidden_states
 from gptwo.generate.native_weights import open_model
 

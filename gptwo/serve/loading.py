@@ -8,7 +8,8 @@ from gptwo import hub
 from gptwo.adapt.store import is_adapter, load
 from gptwo.errors import GptwoError, MissingError, UsageError, did_you_mean
 from gptwo.generate.engine import DTYPES
-from gptwo.generate.native import NativeEngine, page_bytes, why_not
+from gptwo.generate.native import NativeEngine, why_not
+from gptwo.generate.native_build import page_bytes
 from gptwo.generate.native_network import on_native
 from gptwo.generate.which import BACKENDS, PACKED
 from gptwo.model.config_json import read_config, read_info

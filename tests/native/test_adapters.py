@@ -13,8 +13,9 @@ from gptwo.adapt.base import base_of
 from gptwo.adapt.store import save
 from gptwo.errors import DataError, UsageError
 from gptwo.generate.engine import Engine
-from gptwo.generate.native import PRECISIONS, NativeEngine, isas, why_not
+from gptwo.generate.native import NativeEngine, isas, why_not
 from gptwo.generate.native_adapters import add_adapter
+from gptwo.generate.native_build import PRECISIONS
 from tests.adapt.kinds import KINDS, config_of, shake
 
 from .conftest import idle, made, sampling
@@ -180,11 +181,17 @@ def test_chosen_merged_and_pytorch_write_the_same(base, kind):
     engine.add_adapter("mine", carrying)
     assert [text.ids for text in engine.generate(PROMPTS, adapter="mine", **options)] == expected
     own = NativeEngine(carrying, precision="fp32", threads=1)  # merged, or every text goes through it
-    assert [text.ids for text in own.generate(PROMPTS, **options)] == expected
     beams = {"num_beams": 3, "max_new_tokens": 6}
-    assert [text.ids for text in own.generate(PROMPTS[:2], **beams)] == reference_ids(carrying, PROMPTS[:2], **beams)
-    (ours,), (theirs,) = (one.loglikelihood(["the quick"], [" brown fox"]) for one in (own, Engine(carrying)))
-    assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-3)
+    searched = reference_ids(carrying, PROMPTS[:2], **beams)
+    (judged,) = Engine(carrying).loglikelihood(["the quick"], [" brown fox"])
+    for one in (own, engine.through("mine")):
+        assert [text.ids for text in one.generate(PROMPTS, **options)] == expected
+        stream = one.stream(PROMPTS[0], **options)
+        assert "".join(stream) == stream.result.text
+        assert stream.result.ids == expected[0]
+        assert [text.ids for text in one.generate(PROMPTS[:2], **beams)] == searched
+        (found,) = one.loglikelihood(["the quick"], [" brown fox"])
+        assert found.logprobs == pytest.approx(judged.logprobs, abs=1e-3)
     assert idle(engine)
     assert idle(own)
 
@@ -248,7 +255,7 @@ def test_adapters_come_from_their_folders_over_their_own_base(base, tokenizer, t
 def test_wrong_choices_are_refused(base):
     engine = NativeEngine(base, threads=1)
     engine.add_adapter("mine", over(base, "lora"))
-    for options in ({"adapter": "min"}, {"adapter": ["mine"]}, {"adapter": "mine", "num_beams": 2}):
+    for options in ({"adapter": "min"}, {"adapter": ["mine"]}, {"adapter": ["mine", None], "num_beams": 2}):
         with pytest.raises(UsageError):
             engine.generate(["the", "quick"], **options)
     with pytest.raises(UsageError, match="pooling"):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from gptwo.errors import GptwoError
-from gptwo.generate.native import PRECISIONS, NativeEngine, isas, page_bytes
+from gptwo.generate.native import NativeEngine, isas
+from gptwo.generate.native_build import PRECISIONS, page_bytes
 
 from .conftest import all_logits, idle, made
 

@@ -12,7 +12,8 @@ import pytest
 
 from gptwo.errors import DataError, GptwoError, MissingError, UsageError
 from gptwo.generate.engine import Engine
-from gptwo.generate.native import NativeEngine, isas, page_bytes, why_not
+from gptwo.generate.native import NativeEngine, isas, why_not
+from gptwo.generate.native_build import page_bytes
 from gptwo.generate.native_lookup import Lookup
 from gptwo.model.pretrained import create, save
 

@@ -61,7 +61,8 @@ built = pytest.mark.skipif(not isas(), reason="the native engine was not built: 
 
 def native_steps(pretrained: Pretrained, *, precision: str = "fp32", pages: int | None = None, share: bool = True):
     """The native backend over a model, with a cache of so many pages."""
-    from gptwo.generate.native import NativeEngine, page_bytes
+    from gptwo.generate.native import NativeEngine
+    from gptwo.generate.native_build import page_bytes
     from gptwo.serve.native_steps import NativeSteps
 
     size = None if pages is None else pages * page_bytes(pretrained.config, precision)
