@@ -142,10 +142,6 @@ class Cache:
         """Each row becomes `times` neighbouring copies."""
         self.reorder(torch.arange(self.batch, device=self.keys.device).repeat_interleave(times))
 
-    def trim(self, length: int) -> None:
-        """Forget every token after the first `length`."""
-        self.length = min(self.length, length)
-
 
 class Before:
     """Keys and values that stand before those of a whole pass: what takes a cache's place where nothing is kept.

@@ -64,19 +64,7 @@ def test_each_row_can_be_repeated(model, filled):
     torch.testing.assert_close(next_scores(model, filled, tokens), whole(model, rows))
 
 
-def test_trimmed_tokens_are_forgotten(model, filled):
-    filled.trim(2)
-    assert filled.length == 2
-    rows = [[*row[:2], 9] for row in IDS.tolist()]
-    torch.testing.assert_close(next_scores(model, filled, [9, 9, 9]), whole(model, rows))
-
-
-def test_trimming_to_more_than_is_there_changes_nothing(filled):
-    filled.trim(7)
-    assert filled.length == 4
-
-
-def test_padding_on_the_left_survives_reordering_and_trimming(model):
+def test_padding_on_the_left_survives_reordering(model):
     ids = torch.tensor([[-1, -1, 4, 8], [1, 2, 3, 4]])
     positions = torch.tensor([[0, 0, 0, 1], [0, 1, 2, 3]])
     documents = torch.tensor([[-1, -1, 0, 0], [0, 0, 0, 0]])
@@ -84,9 +72,8 @@ def test_padding_on_the_left_survives_reordering_and_trimming(model):
     with torch.inference_mode():
         model(ids, positions, documents, cache)
         cache.reorder(torch.tensor([1, 0]))
-        cache.trim(3)
-        found = model(torch.tensor([[9], [9]]), torch.tensor([[3], [1]]), None, cache)[:, 0]
-        wanted = torch.stack([model(torch.tensor([row]))[0, -1] for row in ([1, 2, 3, 9], [4, 9])])
+        found = model(torch.tensor([[9], [9]]), torch.tensor([[4], [2]]), None, cache)[:, 0]
+        wanted = torch.stack([model(torch.tensor([row]))[0, -1] for row in ([1, 2, 3, 4, 9], [4, 8, 9])])
     torch.testing.assert_close(found, wanted)
 
 
