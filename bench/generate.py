@@ -7,15 +7,18 @@ Each measurement is a process of its own, so that peak memory is its own; the sy
 that a change of the machine's speed meets all of them, and every round begins with a probe of how fast memory can be
 read. Texts are greedy, of random prompts, and the end token does not count; tokens are counted, not assumed. Printed
 are medians over the rounds: new tokens per second after the first, the share of the limit that reading all weights
-once a step sets (batch 1), tokens of prompt read per second, and peak resident memory.
+once a step sets (batch 1), prompt tokens per second of one text of --long tokens, time to the first token and peak
+resident memory; and for each precision ours beside the best of the peers.
 
 Systems
-    gptwo-fp32, -bf16, -int8, -int4     this project's native engine
-    transformers-fp32, -bf16            transformers' generate with its cache, sdpa
-    ctranslate2-int8                    CTranslate2; the model is converted first
-    llama.cpp-bf16, -q8_0               llama-cpp-python, batch 1; the model is exported to GGUF first
-    openvino-int8                       OpenVINO GenAI, from a folder in its own format (--openvino FOLDER)
-A system that is not installed, or cannot take the model, is left out with the reason.
+    gptwo-fp32, -bf16, -int8, -int4         this project's native engine
+    transformers-fp32, -bf16                transformers' generate with its cache, sdpa
+    ctranslate2-int8                        CTranslate2; the model is converted first
+    llama.cpp-bf16, -q8_0, -q4_0            llama.cpp by the package xllamacpp; the model is exported to GGUF first
+    openvino-fp16, -int8, -int4             OpenVINO GenAI, from --openvino FOLDER with one folder for each, made by
+                                            optimum-cli export openvino --task text-generation-with-past
+A system that is not installed, or cannot take the model, is left out with the reason. Peers may live in a Python
+environment of their own: --peer-python.
 """
 
 from __future__ import annotations
@@ -32,12 +35,18 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gptwo.tokenizer import Tokenizer
 
 OURS = ("gptwo-fp32", "gptwo-bf16", "gptwo-int8", "gptwo-int4")
 PEERS = (
-    "transformers-fp32", "transformers-bf16", "ctranslate2-int8", "llama.cpp-bf16", "llama.cpp-q8_0", "openvino-int8"
+    "transformers-fp32", "transformers-bf16", "ctranslate2-int8", "llama.cpp-bf16", "llama.cpp-q8_0", "llama.cpp-q4_0",
+    "openvino-fp16", "openvino-int8", "openvino-int4",
 )  # fmt: skip
-BITS = {"fp32": 32, "bf16": 16, "int8": 8, "q8_0": 8.5, "int4": 4.5}
+SAME = {"fp32": "fp32", "bf16": "bf16", "fp16": "bf16", "int8": "int8", "q8_0": "int8", "int4": "int4", "q4_0": "int4"}
+REPOSITORY = Path(__file__).resolve().parents[1]
 VOCABULARY = 50257
 
 Generate = Callable[[list[list[int]], int], int]
@@ -50,10 +59,12 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--prompt", type=int, default=128, help="tokens of each prompt")
     parser.add_argument("--new", type=int, default=128, help="new tokens of each text")
+    parser.add_argument("--long", type=int, default=1000, help="tokens of the prompt that reading is timed with")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=None, help="default: the CPUs of this process")
     parser.add_argument("--model", help="a model folder; default: GPT-2 124M with random weights")
-    parser.add_argument("--openvino", help="the same model exported for OpenVINO")
+    parser.add_argument("--openvino", help="folder with the same model exported for OpenVINO: fp16, int8, int4")
+    parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has the peers")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--worker", nargs=2, metavar=("SYSTEM", "BATCH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -66,6 +77,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         if options.model is None:
             options.model = random_model(Path(temporary) / "gpt2-random")
+        export_gguf(options)
         results = run(options)
     show(results, options)
     if options.json:
@@ -79,13 +91,15 @@ def run(options: argparse.Namespace) -> dict:
         found["bandwidth"].append(read_bandwidth(options.threads))
         for batch in options.batches:
             for system in options.systems:
-                if system in found["left out"] or (system.startswith("llama.cpp") and batch > 1):
+                if system in found["left out"]:
                     continue
-                command = [sys.executable, __file__, "--worker", system, str(batch), "--model", str(options.model)]
-                for name in ("prompt", "new", "threads", "openvino"):
+                python = sys.executable if system in OURS else options.peer_python
+                command = [python, __file__, "--worker", system, str(batch), "--model", str(options.model)]
+                for name in ("prompt", "new", "long", "threads", "openvino"):
                     if getattr(options, name) is not None:
                         command += [f"--{name}", str(getattr(options, name))]
-                done = subprocess.run(command, capture_output=True, text=True)
+                environment = os.environ if system in OURS else {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+                done = subprocess.run(command, capture_output=True, text=True, env=environment)
                 if done.returncode:
                     found["left out"][system] = done.stderr.strip().splitlines()[-1][:200]
                     print(f"{system} is left out: {found['left out'][system]}", file=sys.stderr)
@@ -105,23 +119,26 @@ def measure(system: str, batch: int, options: argparse.Namespace) -> dict:
     generate, weight_bytes = LOADERS[name](options, precision, batch)
     loaded = time.perf_counter() - start
     draw = random.Random(batch)
-    prompts = [[draw.randrange(VOCABULARY - 1) for _ in range(options.prompt)] for _ in range(batch)]
-    generate([prompt[:8] for prompt in prompts], 2)  # warm
-    times = {}
-    for new in (1, options.new):
+
+    def prompts(length: int) -> list[list[int]]:
+        return [[draw.randrange(VOCABULARY - 1) for _ in range(length)] for _ in range(batch)]
+
+    def timed(length: int, new: int) -> float:
+        given = prompts(length)
         start = time.perf_counter()
-        written = generate(prompts, new)
-        times[new] = time.perf_counter() - start
+        written = generate(given, new)
+        seconds = time.perf_counter() - start
         if written != batch * new:
             raise SystemExit(f"{system} wrote {written} tokens instead of {batch * new}")
-    return {
-        "decode": batch * (options.new - 1) / max(1e-9, times[options.new] - times[1]),
-        "prefill": batch * options.prompt / times[1],
-        "first": times[1],
-        "load": loaded,
-        "weight_bytes": weight_bytes,
-        "peak": peak_memory(),
-    }
+        return seconds
+
+    generate(prompts(8), 2)  # warm
+    generate(prompts(options.prompt), 2)
+    first, whole = timed(options.prompt, 1), timed(options.prompt, options.new)
+    found = {"decode": batch * (options.new - 1) / max(1e-9, whole - first), "first": first}
+    if batch == 1:
+        found["prefill"] = options.long / min(timed(options.long, 1) for _ in range(3))
+    return found | {"load": loaded, "weight_bytes": weight_bytes, "peak": peak_memory()}
 
 
 # --- systems: each returns what generates, and the bytes of its weights where it knows them
@@ -167,12 +184,13 @@ def load_ctranslate2(options: argparse.Namespace, precision: str, batch: int) ->
     folder = Path(options.model).with_suffix(".ct2")
     if not folder.is_dir():
         ctranslate2.converters.TransformersConverter(str(options.model)).convert(str(folder), quantization=precision)
+    names = {number: name for name, number in json.loads((Path(options.model) / "vocab.json").read_text()).items()}
     generator = ctranslate2.Generator(str(folder), device="cpu", intra_threads=options.threads, inter_threads=1)
 
     def generate(prompts: list[list[int]], new: int) -> int:
-        tokens = [[f"token{token}" for token in prompt] for prompt in prompts]
+        tokens = [[names[token] for token in prompt] for prompt in prompts]
         found = generator.generate_batch(
-            tokens, max_length=new, min_length=new, sampling_topk=1, include_prompt_in_result=False
+            tokens, max_length=new, min_length=new, sampling_topk=1, include_prompt_in_result=False, end_token=[]
         )
         return sum(len(one.sequences_ids[0]) for one in found)
 
@@ -180,24 +198,31 @@ def load_ctranslate2(options: argparse.Namespace, precision: str, batch: int) ->
 
 
 def load_llama(options: argparse.Namespace, precision: str, batch: int) -> tuple[Generate, int | None]:
-    import llama_cpp
+    """llama.cpp's server within this process, asked over loopback for all texts at the same time."""
+    from concurrent.futures import ThreadPoolExecutor
+    from urllib.request import ProxyHandler, Request, build_opener
 
-    file = Path(options.model).with_suffix(f".{precision}.gguf")
-    if not file.is_file():
-        command = [sys.executable, "-m", "gptwo", "export", str(options.model), "--to", "gguf", "--out", str(file)]
-        subprocess.run([*command, "--precision", precision], check=True, capture_output=True)
-    model = llama_cpp.Llama(
-        str(file), n_threads=options.threads, n_threads_batch=options.threads, n_ctx=1024, verbose=False
-    )
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(Path(options.model).with_suffix(f".{precision}.gguf"))
+    params.n_ctx, params.n_parallel, params.n_gpu_layers = batch * 1024, batch, 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
+    params.warmup, params.verbosity, params.ui = False, -1, False
+    server = xllamacpp.Server(params)
+    opener = build_opener(ProxyHandler({}))
+
+    def ask(prompt: list[int], new: int) -> int:
+        asked = {"prompt": prompt, "n_predict": new, "temperature": 0.0, "cache_prompt": False, "ignore_eos": True,
+                 "return_tokens": True}  # fmt: skip
+        data = json.dumps(asked).encode()
+        request = Request(f"{server.listening_address}/completion", data, {"Content-Type": "application/json"})
+        with opener.open(request, timeout=600) as answer:
+            return len(json.load(answer)["tokens"])
 
     def generate(prompts: list[list[int]], new: int) -> int:
-        model.reset()
-        written = 0
-        for _ in model.generate(prompts[0], temp=0.0, reset=True):
-            written += 1
-            if written == new:
-                break
-        return written
+        with ThreadPoolExecutor(batch) as pool:
+            return sum(pool.map(lambda prompt: ask(prompt, new), prompts))
 
     return generate, None
 
@@ -209,13 +234,13 @@ def load_openvino(options: argparse.Namespace, precision: str, batch: int) -> tu
 
     if not options.openvino:
         raise SystemExit("openvino needs --openvino FOLDER, which optimum-cli writes")
-    settings = {"INFERENCE_NUM_THREADS": options.threads}
-    pipe = genai.LLMPipeline(options.openvino, "CPU", **settings)
+    pipe = genai.LLMPipeline(str(Path(options.openvino) / precision), "CPU", INFERENCE_NUM_THREADS=options.threads)
 
     def generate(prompts: list[list[int]], new: int) -> int:
         ids = ov.Tensor(np.array(prompts, np.int64))
         mask = ov.Tensor(np.ones((len(prompts), len(prompts[0])), np.int64))
         chosen = genai.GenerationConfig(max_new_tokens=new, ignore_eos=True, do_sample=False)
+        chosen.set_eos_token_id(VOCABULARY - 1)
         return sum(len(tokens) for tokens in pipe.generate(genai.TokenizedInputs(ids, mask), chosen).tokens)
 
     return generate, None
@@ -252,31 +277,80 @@ def read_bandwidth(threads: int) -> float:
 
 
 def random_model(folder: Path) -> str:
-    """GPT-2 124M with random weights; every tool's speed is that of the published one."""
+    """GPT-2 124M with random weights and a tokenizer of random merges; every tool's speed is that of the real one."""
     from gptwo.model.config import GPT2Config
     from gptwo.model.pretrained import create, save
 
-    return str(save(create(GPT2Config(vocab_size=VOCABULARY)), folder))
+    config = GPT2Config(vocab_size=VOCABULARY)
+    return str(save(create(config, random_tokenizer(folder.with_suffix(".tokenizer"))), folder))
+
+
+def random_tokenizer(folder: Path) -> Tokenizer:
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    from gptwo.tokenizer import load_tokenizer
+
+    draw, tokens, merges = random.Random(0), sorted(ByteLevel.alphabet()), []  # the characters that stand for bytes
+    known = set(tokens)
+    while len(tokens) < VOCABULARY - 1:
+        left, right = draw.choice(tokens), draw.choice(tokens)
+        if len(left + right) <= 8 and left + right not in known:
+            known.add(left + right)
+            tokens.append(left + right)
+            merges.append(f"{left} {right}")
+    folder.mkdir(parents=True)
+    names = {token: number for number, token in enumerate([*tokens, "<|endoftext|>"])}
+    (folder / "vocab.json").write_text(json.dumps(names, ensure_ascii=False), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+    return load_tokenizer(folder)
+
+
+def export_gguf(options: argparse.Namespace) -> None:
+    """The model for llama.cpp, once for all measurements."""
+    for system in options.systems:
+        name, _, precision = system.partition("-")
+        file = Path(options.model).with_suffix(f".{precision}.gguf")
+        if name == "llama.cpp" and not file.is_file():
+            command = [sys.executable, "-m", "gptwo", "export", str(options.model), "--to", "gguf", "--out", str(file)]
+            done = subprocess.run([*command, "--dtype", precision], capture_output=True, text=True)
+            if done.returncode:
+                print(f"{system}: {done.stderr.strip()}", file=sys.stderr)
 
 
 def show(results: dict, options: argparse.Namespace) -> None:
     bandwidth = statistics.median(results["bandwidth"])
-    print(f"{options.threads} threads; memory is read at {bandwidth / 1e9:.0f} GB/s (median of the rounds)")
+    least, most = min(results["bandwidth"]), max(results["bandwidth"])
+    span = f"{least / 1e9:.0f} to {most / 1e9:.0f}"
+    print(f"{options.threads} threads; memory is read at {bandwidth / 1e9:.0f} GB/s ({span})")
     print(f"prompt {options.prompt}, {options.new} new tokens, greedy; {os.path.basename(str(options.model))}")
-    print("system | batch | tokens/s | of the limit | prompt tokens/s | first token s | load s | peak GB")
-    for batch in options.batches:
-        for system, by_batch in results["systems"].items():
-            if batch not in by_batch:
-                continue
-            rounds = by_batch[batch]
-            median = {name: statistics.median(one[name] for one in rounds) for name in ("decode", "prefill", "first")}
-            size = rounds[0]["weight_bytes"] or 124e6 * BITS[system.rsplit("-", 1)[1]] / 8
-            share = f"{median['decode'] * size / bandwidth:.0%}" if batch == 1 else ""
-            load, peak = (statistics.median(one[name] for one in rounds) for name in ("load", "peak"))
-            print(
-                f"{system} | {batch} | {median['decode']:.0f} | {share} | {median['prefill']:.0f} | "
-                f"{median['first']:.3f} | {load:.2f} | {peak / 1e9:.2f}"
-            )
+    found = {
+        system: {
+            batch: {name: statistics.median(one[name] for one in rounds) for name in rounds[0] if rounds[0][name]}
+            for batch, rounds in by_batch.items()
+        }
+        for system, by_batch in results["systems"].items()
+    }
+    heads = "".join(f" | b{batch} tokens/s | first s | peak GB" for batch in options.batches)
+    print(f"system{heads} | of the limit | prompt tokens/s | load s")
+    for system, by_batch in found.items():
+        cells = [system]
+        for batch in options.batches:
+            one = by_batch.get(batch)
+            cells += [f"{one['decode']:.0f}", f"{one['first']:.3f}", f"{one['peak'] / 1e9:.2f}"] if one else [""] * 3
+        one = by_batch.get(1, {})
+        limit = f"{one['decode'] * one['weight_bytes'] / bandwidth:.0%}" if "weight_bytes" in one else ""
+        cells += [limit, f"{one['prefill']:.0f}" if one else "", f"{one['load']:.2f}" if one else ""]
+        print(" | ".join(cells))
+    for ours in OURS:
+        precision = ours.rpartition("-")[2]
+        peers = {name: by for name, by in found.items() if name in PEERS and SAME[name.rpartition("-")[2]] == precision}
+        for what in ("decode", "prefill"):
+            for batch in options.batches if what == "decode" else [1]:
+                others = {name: by[batch][what] for name, by in peers.items() if what in by.get(batch, {})}
+                if others and what in found.get(ours, {}).get(batch, {}):
+                    best = max(others, key=lambda name: others[name])
+                    ratio = found[ours][batch][what] / others[best]
+                    print(f"{ours}, {what}, batch {batch}: {ratio:.2f} x {best}")
     for system, reason in results["left out"].items():
         print(f"left out: {system}: {reason}")
 

@@ -18,7 +18,7 @@ def export(
         str,
         typer.Option(
             "--dtype",
-            help="Of the weights: fp32, fp16, bf16, for gguf also q8_0; auto: the smallest that changes no weight.",
+            help="Of the weights: fp32, fp16, bf16, gguf also q8_0, q4_0; auto: the smallest that changes no weight.",
         ),
     ] = "auto",
     base: Annotated[Text, typer.Option(help="Base of an adapter, where it is not found by itself.")] = None,

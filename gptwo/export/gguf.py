@@ -25,8 +25,8 @@ from gptwo.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from gguf import GGMLQuantizationType, GGUFWriter
 
-TYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}  # ours -> ggml's
-FILE_TYPES = {"fp32": 0, "fp16": 1, "bf16": 32, "q8_0": 7}  # general.file_type
+TYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "q8_0": "Q8_0", "q4_0": "Q4_0"}  # ours -> ggml's
+FILE_TYPES = {"fp32": 0, "fp16": 1, "bf16": 32, "q8_0": 7, "q4_0": 2}  # general.file_type
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # kinds of token
 ALWAYS_F32 = ("position_embd.weight",)
 LEAVES = {  # of a block: ours -> GGUF's
@@ -38,7 +38,7 @@ LEAVES = {  # of a block: ours -> GGUF's
     "mlp.c_proj": "ffn_down",
 }
 # How far a tensor may be from what it was, as a share of its length: half a step of the format, and some.
-LOST = {"F32": 0.0, "F16": 2**-10, "BF16": 2**-8, "Q8_0": 2**-6}
+LOST = {"F32": 0.0, "F16": 2**-10, "BF16": 2**-8, "Q8_0": 2**-6, "Q4_0": 2**-2}
 
 
 def refuse(pretrained: Pretrained) -> None:
@@ -138,7 +138,7 @@ def write(pretrained: Pretrained, file: Path, precision: str, name: str) -> list
         writer.close()
     if not fallen:
         return []
-    return [f"{len(fallen)} matrices are in float16: their rows are no multiple of 32, which Q8_0 needs"]
+    return [f"{len(fallen)} matrices are in float16: their rows are no multiple of 32, which {TYPES[precision]} needs"]
 
 
 def add_sizes(writer: GGUFWriter, config: GPT2Config) -> None:

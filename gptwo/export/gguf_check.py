@@ -26,7 +26,7 @@ CANDIDATES = 8  # the likeliest tokens whose scores are compared
 PLACES = 3  # in each text where they are: after its whole, its half, and its quarter
 SECONDS = 600.0  # for one answer
 # Its GELU is a table in float16, and with 8 bits it rounds what goes into each product as well.
-ALLOWED = {"fp32": 5e-3, "fp16": 5e-3, "bf16": 2e-2, "q8_0": 5e-2}
+ALLOWED = {"fp32": 5e-3, "fp16": 5e-3, "bf16": 2e-2, "q8_0": 5e-2, "q4_0": 5e-2}
 
 GREEDY = {"temperature": 0.0, "cache_prompt": False}
 

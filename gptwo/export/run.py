@@ -24,7 +24,7 @@ from gptwo.model.folder import beside, flush, whole_folder
 from gptwo.model.pretrained import Pretrained, is_model_file, write_description
 
 PRECISIONS = {"onnx": ("fp32",), "gguf": tuple(gguf.TYPES), "hf": tuple(hf.DTYPES)}  # format -> what it can be in
-BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}  # of a weight
+BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}  # of a weight
 NEEDED = {"onnx": "onnx", "gguf": "gguf", "hf": "safetensors"}  # to write
 RUNTIMES = {"onnx": "onnxruntime", "gguf": "xllamacpp", "hf": "transformers"}  # to check
 OTHER_FILES = 20_000_000  # bytes of tokenizer and the like, at most
@@ -69,8 +69,8 @@ def export(
         model: a model folder, a run folder, an adapter's folder or a name.
         to: "onnx", "gguf" or "hf".
         out: the file (gguf) or the folder (onnx, hf).
-        precision: "fp32", "fp16", "bf16", "q8_0" (gguf only); "auto": the smallest of the first three in which no
-            weight changes.
+        precision: "fp32", "fp16", "bf16", for gguf "q8_0" and "q4_0" too; "auto": the smallest of the first three in
+            which no weight changes.
         base: of an adapter: the model it belongs to, where it is not found by itself.
         overwrite: replace what stands at `out`.
         unchecked: do not run it.

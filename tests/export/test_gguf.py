@@ -77,7 +77,7 @@ def test_read_back_is_what_was_written_up_to_rounding(make, write, precision):
     back = gguf.read_back(made, write(made, precision), precision)
     ids = [5, 9, 200, 31]
     apart = (scores(back.model, ids) - scores(made.model, ids)).abs().max() / scores(made.model, ids).abs().max()
-    assert apart <= {"fp32": 0.0, "fp16": 2e-3, "bf16": 2e-2, "q8_0": 3e-2}[precision]
+    assert apart <= {"fp32": 0.0, "fp16": 2e-3, "bf16": 2e-2, "q8_0": 3e-2, "q4_0": 0.6}[precision]
 
 
 def test_sizes_of_files_follow_the_precision(make, write):
