@@ -146,10 +146,14 @@ def peak_memory() -> int:
 
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             return torch.cuda.max_memory_allocated()
-    import resource
+    try:  # its own: what getrusage tells begins with what the parent held when it started this process
+        with open("/proc/self/status", encoding="ascii") as status:
+            return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
 
 
 def describe_machine() -> dict[str, object]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -91,3 +94,10 @@ def test_the_machine_is_described_in_plain_values():
     found = runtime.describe_machine()
     assert all(isinstance(value, str | int) for value in found.values())
     assert found["torch"] == torch.__version__
+
+
+def test_peak_memory_is_of_this_process_not_of_its_parent():
+    held = bytearray(200_000_000)
+    code = "from gptwo.runtime import peak_memory; print(peak_memory())"
+    peak = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert peak < len(held) < runtime.peak_memory()
