@@ -6,15 +6,13 @@ from typing import Annotated
 
 import typer
 
+from gptwo.cli.flags import ALONE, RecordFlags, flat
 from gptwo.cli.options import (
     BackendOption,
-    ColumnsOption,
     Count,
     DeviceOption,
-    EncodingOption,
     FailUnderOption,
     File,
-    FormatOption,
     JsonOption,
     ModelOption,
     PrecisionOption,
@@ -24,6 +22,7 @@ from gptwo.cli.options import (
 )
 
 
+@flat
 def evaluate(
     data: Annotated[
         Texts, typer.Argument(help="Records with answers, text files for a language model, or a suite's data.")
@@ -60,9 +59,7 @@ def evaluate(
     card: Annotated[bool, typer.Option("--card", help="Suites: write the figures into the model's card.")] = False,
     limit: Annotated[Count, typer.Option(min=1, help="Suites and shots: records or lines at most.")] = None,
     seed: Annotated[int, typer.Option(help="Suites and shots: of everything that is drawn.")] = 0,
-    columns: ColumnsOption = None,
-    format: FormatOption = None,
-    encoding: EncodingOption = "utf-8-sig",
+    records: RecordFlags = ALONE,
     stride: Annotated[Count, typer.Option(help="Running text: new tokens of each window.")] = None,
     execute: Annotated[bool, typer.Option("--execute", help="Code: run it with its tests, within limits.")] = False,
     out: Annotated[File, typer.Option(help="Write report.json and report.html into this folder.")] = None,
@@ -74,7 +71,7 @@ def evaluate(
     json: JsonOption = False,
 ) -> None:
     """Measure a model: a task's metrics on records, perplexity and bits per byte on text, or a suite."""
-    from gptwo.cli.common import begin, check_gate, choose_backend, console, parse_columns, parse_gate, print_json
+    from gptwo.cli.common import begin, check_gate, choose_backend, console, parse_gate, print_json
     from gptwo.errors import UsageError
     from gptwo.train.apply import measure
 
@@ -124,9 +121,7 @@ def evaluate(
             shots=shots,
             draws=draws,
             seed=seed,
-            columns=parse_columns(columns),
-            format=format,
-            encoding=encoding,
+            **records.reading(),
             device=device,
             precision=precision,
             threads=threads,
@@ -145,9 +140,7 @@ def evaluate(
             seed=seed,
             prompt=prompt,
             words=words,
-            columns=parse_columns(columns),
-            format=format,
-            encoding=encoding,
+            **records.reading(),
             limit=limit,
             device=device,
             precision=precision,
@@ -156,9 +149,7 @@ def evaluate(
         report = measure(
             model,
             data,
-            columns=parse_columns(columns),
-            format=format,
-            encoding=encoding,
+            **records.reading(),
             stride=stride,
             train=train or [],
             execute=execute,

@@ -7,13 +7,11 @@ from typing import Annotated
 
 import typer
 
+from gptwo.cli.flags import ALONE, RecordFlags, flat
 from gptwo.cli.options import (
-    ColumnsOption,
     Count,
     DeviceOption,
-    EncodingOption,
     File,
-    FormatOption,
     JsonOption,
     Text,
     Texts,
@@ -21,6 +19,7 @@ from gptwo.cli.options import (
 )
 
 
+@flat
 def explain(
     model: Annotated[str, typer.Argument(help="A run folder, a model folder or a name.")],
     text: Annotated[str, typer.Argument(help="The text.")],
@@ -30,9 +29,7 @@ def explain(
     at: Annotated[Count, typer.Option(help="Explain what follows this token, or this word's tag; from 0.")] = None,
     html: Annotated[File, typer.Option(help="Write one self-contained page.")] = None,
     train: Annotated[Texts, typer.Option(help="Training records, to find the nearest among.")] = None,
-    columns: ColumnsOption = None,
-    format: FormatOption = None,
-    encoding: EncodingOption = "utf-8-sig",
+    given: RecordFlags = ALONE,
     limit: Annotated[int, typer.Option(min=1, help="Training records at most.")] = 2000,
     neighbours: Annotated[int, typer.Option(min=1, help="Nearest training texts to show.")] = 5,
     steps: Annotated[int, typer.Option(min=1, help="Steps of integrated gradients.")] = 32,
@@ -43,7 +40,7 @@ def explain(
     """Show attention, the logit lens, what each token and each part of the network contributed."""
     from itertools import islice
 
-    from gptwo.cli.common import begin, console, parse_columns, print_json
+    from gptwo.cli.common import begin, console, print_json
     from gptwo.data.documents import iter_documents
     from gptwo.data.files import format_of
     from gptwo.data.sources import Record, Rejects, read_records
@@ -52,15 +49,12 @@ def explain(
     begin(model, threads, example='gptwo explain gptwo-mini "The capital of France is"')
     rejects = Rejects(None)
     records: list[Record] = []
-    if train and format is None and all(format_of(path) == "txt" for path in train):
+    if train and given.format is None and all(format_of(path) == "txt" for path in train):
         for path in train:
             records += [Record({"text": one}, path, row) for row, one in enumerate(iter_documents([path]), 1)]
         records = records[:limit]
     elif train:
-        read = read_records(
-            train, columns=parse_columns(columns), format=format, encoding=encoding or "utf-8-sig", rejects=rejects
-        )
-        records = list(islice(read, limit))
+        records = list(islice(read_records(train, **given.reading(), rejects=rejects), limit))
     found = explain_text(
         model, text, target=target, at=at, train=records, neighbours=neighbours, steps=steps, device=device or "auto"
     )

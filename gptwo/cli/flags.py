@@ -31,19 +31,19 @@ class RecordFlags:
     format: FormatOption = None
     encoding: EncodingOption = None
 
-    def settings(self) -> dict[str, Any]:
-        """The recipe keys behind them.
+    def reading(self) -> dict[str, Any]:
+        """The arguments of whatever reads records.
 
         Raises:
             UsageError: columns that cannot be read.
         """
         from gptwo.cli.common import parse_columns
 
-        return {
-            "data.columns": parse_columns(self.columns),
-            "data.format": self.format,
-            "data.encoding": self.encoding,
-        }
+        return {"columns": parse_columns(self.columns), "format": self.format, "encoding": self.encoding}
+
+    def settings(self) -> dict[str, Any]:
+        """The recipe keys behind them; raises as `reading`."""
+        return {f"data.{name}": value for name, value in self.reading().items()}
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,13 @@ class RunFlags:
         }
 
 
-READ, RUN = RecordFlags(), RunFlags()  # none given
+READ, RUN = RecordFlags(), RunFlags()  # the recipe says what is not given
+ALONE = RecordFlags(encoding="utf-8-sig")  # without a recipe
 
 
 def flat(verb: Callable[..., None]) -> Callable[..., None]:
-    """A verb as Typer reads it: a parameter that is a dataclass stands there flag by flag."""
+    """A verb as Typer reads it: a parameter that is a dataclass stands there flag by flag, with the fields of its
+    default as their defaults."""
     signature = inspect.signature(verb, eval_str=True)
     groups: dict[str, Any] = {
         name: one.annotation for name, one in signature.parameters.items() if is_dataclass(one.annotation)
@@ -89,7 +91,11 @@ def flat(verb: Callable[..., None]) -> Callable[..., None]:
             continue
         hints = get_type_hints(groups[name], include_extras=True)
         for one in fields(groups[name]):
-            parameters.append(parameter.replace(name=one.name, annotation=hints[one.name], default=one.default))
+            parameters.append(
+                parameter.replace(
+                    name=one.name, annotation=hints[one.name], default=getattr(parameter.default, one.name)
+                )
+            )
 
     @functools.wraps(verb)
     def flattened(**given: Any) -> None:

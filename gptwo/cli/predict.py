@@ -6,13 +6,11 @@ from typing import Annotated, BinaryIO
 
 import typer
 
+from gptwo.cli.flags import ALONE, RecordFlags, flat
 from gptwo.cli.options import (
     BackendOption,
-    ColumnsOption,
     DeviceOption,
-    EncodingOption,
     File,
-    FormatOption,
     ModelOption,
     PrecisionOption,
     Texts,
@@ -20,13 +18,12 @@ from gptwo.cli.options import (
 )
 
 
+@flat
 def predict(
     texts: Annotated[Texts, typer.Argument(help="Texts; none or -: lines of standard input.")] = None,
     model: ModelOption = "",
     file: Annotated[File, typer.Option(help="Records instead of texts: csv, tsv, jsonl, parquet, conll …")] = None,
-    columns: ColumnsOption = None,
-    format: FormatOption = None,
-    encoding: EncodingOption = "utf-8-sig",
+    records: RecordFlags = ALONE,
     out: Annotated[File, typer.Option(help="Write JSON lines here instead of stdout.")] = None,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
@@ -38,7 +35,7 @@ def predict(
     import json as codec
     import sys
 
-    from gptwo.cli.common import begin, choose_backend, parse_columns, print_json
+    from gptwo.cli.common import begin, choose_backend, print_json
     from gptwo.errors import UsageError
     from gptwo.train.apply import predict as run
     from gptwo.train.apply import records_of_texts
@@ -54,9 +51,7 @@ def predict(
     found = run(
         model,
         source,
-        columns=parse_columns(columns),
-        format=format,
-        encoding=encoding,
+        **records.reading(),
         device=device,
         precision=precision,
         backend=choose_backend(backend, model, device, precision),
