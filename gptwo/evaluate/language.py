@@ -18,6 +18,7 @@ from torch import Tensor
 from gptwo.data.batching import Batch, Example, collate
 from gptwo.data.shards import Shards
 from gptwo.errors import UsageError
+from gptwo.generate.native_network import NativeNetwork
 from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE, linear_cross_entropy
 from gptwo.tokenizer import Tokenizer
@@ -86,8 +87,11 @@ def score_batches(
         if labels is None:
             raise UsageError("A batch without labels has no loss.")
         batch = batch.to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            nats += float(language_loss(model, batch))
+        if isinstance(model.transformer, NativeNetwork):
+            nats += model.transformer.nats(batch.ids, batch.documents, labels)
+        else:
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+                nats += float(language_loss(model, batch))
         real = labels[labels != IGNORE].numpy()
         tokens += len(real)
         size += int(token_bytes[real].sum())

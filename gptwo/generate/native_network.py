@@ -19,6 +19,7 @@ from gptwo.generate.native import NativeEngine, pick
 from gptwo.generate.native_build import build
 from gptwo.generate.native_states import hidden_states
 from gptwo.generate.native_weights import open_model
+from gptwo.model.loss import IGNORE
 
 if TYPE_CHECKING:
     from gptwo.model.cache import Cache
@@ -87,6 +88,26 @@ class NativeNetwork(nn.Module):
         if read is not None:
             return torch.from_numpy(states[read.numpy()])  # (N, C)
         return torch.from_numpy(states).view(*ids.shape, -1)  # (B, T, C)
+
+    def nats(self, ids: Tensor, documents: Tensor | None, labels: Tensor) -> float:
+        """What the labels of a batch cost under the language head, as the engine has it packed.
+
+        Args:
+            ids, documents: (B, T); see `GPT2.forward`.
+            labels: (B, T) the token that follows each, IGNORE where it is not asked for.
+        """
+        assert self.engine is not None
+        tokens, starts, ends = texts_of(ids.numpy(), None if documents is None else documents.numpy())
+        follows, total = labels.numpy().reshape(-1), 0.0
+        for start, end in zip(starts, ends, strict=True):
+            asked = np.flatnonzero(follows[start:end] != IGNORE)
+            if not len(asked):
+                continue
+            first, last = asked[0], asked[-1]
+            row = [*tokens[start : start + last + 1].tolist(), int(follows[start + last])]
+            logprobs, _ = self.engine.score(row, int(first) + 1)
+            total -= float(np.array(logprobs)[asked - first].sum())
+        return total
 
 
 def texts_of(ids: np.ndarray, documents: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
