@@ -11,6 +11,7 @@ import uuid
 from typing import Any
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gptwo.serve.errors import ApiError
@@ -68,6 +69,8 @@ class Gate:
                 self.metrics.refused(error.code)
             if not started:
                 await error.response()(scope, receive, answer)
+        except ClientDisconnect:  # before its request was here; nobody reads an answer
+            status = status or 499
         except Exception:
             log.exception("request %s has failed", request_id)
             if not started:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 
 import pytest
 
@@ -155,3 +156,16 @@ def test_a_wrong_deadline_is_named_and_one_that_has_passed_is_504(server):
     assert answer.headers["x-should-retry"] == "false"
     answer = post(server, "/v1/completions", {**long, "stream": True}, x_request_timeout="0.000001")
     assert (answer.status, answer.error["code"]) == (504, "timeout")
+
+
+def test_a_client_that_goes_before_its_request_is_here_is_no_failure(server, caplog):
+    counted = server.context.metrics.requests.labels("/v1/completions", "499")
+    before = counted._value.get()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as line:
+        line.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+        line.sendall(b"Content-Length: 9\r\n\r\n{")
+    end = time.monotonic() + 30
+    while counted._value.get() == before:
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
