@@ -402,7 +402,8 @@ def show(found: Sequence[Outcome], options: argparse.Namespace) -> None:
         if system not in best:
             print(f"{system}: at none of these rates")
         else:
-            print(f"{system}: {best[system]:.0f} ({best[system] / reference:.2f} x the best peer)")
+            beside = "" if math.isnan(reference) else f" ({best[system] / reference:.2f} x the best peer)"
+            print(f"{system}: {best[system]:.0f}{beside}")
 
 
 if __name__ == "__main__":
