@@ -172,14 +172,13 @@ def linear_places(model: Model, targets: list[str], usual: tuple[str, ...]) -> l
         return linear
     chosen = set()
     for target in targets or usual:
-        found = [name for name in linear if f".{name}".endswith(f".{target}")]
+        found, ends = ending_in(target, linear)
         if not found:
-            ends = {".".join(name.split(".")[-size:]) for name in linear for size in (1, 2)}
             raise UsageError(
                 f"The network has no linear layer {target!r}.",
                 where="adapter.targets",
-                why="an adapter of this kind goes to linear layers of the blocks: " + ", ".join(sorted(ends)),
-                fix=did_you_mean(target, [*sorted(ends), "all"]),
+                why="an adapter of this kind goes to linear layers of the blocks: " + ", ".join(ends),
+                fix=did_you_mean(target, [*ends, "all"]),
             )
         chosen.update(found)
     return [name for name in linear if name in chosen]
@@ -194,13 +193,12 @@ def module_places(model: Model, names: list[str]) -> list[str]:
     holders = [name for name, module in model.named_modules() if module._parameters and name.startswith("transformer.")]
     chosen = []
     for wanted in names:
-        found = [name for name in holders if f".{name}".endswith(f".{wanted}")]
+        found, ends = ending_in(wanted, holders)
         if not found:
-            ends = {".".join(name.split(".")[-size:]) for name in holders for size in (1, 2)}
             raise UsageError(
                 f"The network has no module {wanted!r} to tune whole.",
                 where="adapter.also",
-                fix=did_you_mean(wanted, sorted(ends)),
+                fix=did_you_mean(wanted, ends),
             )
         if "transformer.wte" in found and model.config.tie_word_embeddings:
             raise UsageError(
@@ -210,6 +208,12 @@ def module_places(model: Model, names: list[str]) -> list[str]:
             )
         chosen += [name for name in found if name not in chosen]
     return chosen
+
+
+def ending_in(end: str, names: list[str]) -> tuple[list[str], list[str]]:
+    """The dotted names that end so, and the ends, of one word or two, that could be asked for."""
+    found = [name for name in names if f".{name}".endswith(f".{end}")]
+    return found, sorted({".".join(name.split(".")[-size:]) for name in names for size in (1, 2)})
 
 
 def check_rank(rank: int, base: nn.Linear, place: str, key: str = "adapter.rank") -> None:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
-from gptwo.generate.backend import Backend
+from gptwo.generate.backend import Backend, Batch
 from gptwo.generate.options import SamplingOptions
 from gptwo.generate.run import check_numbers
 from gptwo.generate.sampling import History, constrain
@@ -69,6 +70,21 @@ class _Search:
         return self.limit if hopeful else length
 
 
+def begin(
+    backend: Backend,
+    prompts: Sequence[Sequence[int]],
+    limits: Sequence[int],
+    options: SamplingOptions,
+    end_id: int | None,
+    vocab_size: int,
+) -> tuple[Batch, Tensor, History]:
+    """The batch of prompts, their logits of ids that have a token, (P, V), and what the options must know of them."""
+    batch, logits = backend.prefill(prompts, max(limits) - 1)
+    check_numbers(logits)
+    V = min(vocab_size, logits.shape[-1])
+    return batch, logits[:, :V], History(options, prompts, [[] for _ in prompts], V, end_id, backend.device)
+
+
 @torch.inference_mode()
 def beam_search(
     backend: Backend,
@@ -92,15 +108,13 @@ def beam_search(
     K, device = options.num_beams, backend.device
     searches = [_Search(limit, options) for limit in limits]
     running = list(searches)
-    batch, logits = backend.prefill(prompts, max(limits) - 1)
-    check_numbers(logits)
-    V = min(vocab_size, logits.shape[-1])
-    history = History(options, prompts, [[] for _ in prompts], V, end_id, device)
+    batch, logits, history = begin(backend, prompts, limits, options, end_id, vocab_size)
+    V = logits.shape[-1]
     rows_each = 1  # rows of a prompt in the batch: one after prefill, then K
     scores = torch.full((len(prompts), K), IMPOSSIBLE, device=device)  # (P, K)
     scores[:, 0] = 0.0  # at first all beams are the same: only one may give candidates
     while True:
-        log_probabilities = constrain(logits[:, :V].log_softmax(-1), options, history).view(-1, rows_each, V)
+        log_probabilities = constrain(logits.log_softmax(-1), options, history).view(-1, rows_each, V)
         totals = (log_probabilities + scores[:, :, None]).view(len(running), K * V)  # (P, K * V)
         best, index = totals.topk(min(2 * K, K * V))
         rows, ids, kept, going = [], [], [], []
@@ -122,4 +136,4 @@ def beam_search(
         batch.select(rows)
         history.select(torch.tensor(rows, device=device))
         history.append(last)
-        logits = batch.step(last)
+        logits = batch.step(last)[:, :V]

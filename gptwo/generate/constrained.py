@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 
 from gptwo.generate.backend import Backend
-from gptwo.generate.beam import Hypothesis
+from gptwo.generate.beam import Hypothesis, begin
 from gptwo.generate.options import SamplingOptions
 from gptwo.generate.required import Required, State
-from gptwo.generate.run import check_numbers
-from gptwo.generate.sampling import MINUS_INFINITY, History, constrain
+from gptwo.generate.sampling import MINUS_INFINITY, constrain
 
 
 @dataclass
@@ -141,12 +140,10 @@ def constrained_search(
     stop_id = end_id if end_id is not None and ends([end_id]) else None
     searches = [_Search(limit, words, options) for limit, words in zip(limits, required, strict=True)]
     running = list(searches)
-    batch, logits = backend.prefill(prompts, max(limits) - 1)
-    check_numbers(logits)
-    V = min(vocab_size, logits.shape[-1])
-    history = History(options, prompts, [[] for _ in prompts], V, end_id, device)
+    batch, logits, history = begin(backend, prompts, limits, options, end_id, vocab_size)
+    V = logits.shape[-1]
     while True:
-        raw = logits[:, :V].log_softmax(-1)  # (R, V)
+        raw = logits.log_softmax(-1)  # (R, V)
         scores = constrain(raw, options, history)
         rows: list[int] = []
         start, going = 0, []
@@ -164,4 +161,4 @@ def constrained_search(
         batch.select(rows)
         history.select(torch.tensor(rows, device=device))
         history.append(last)
-        logits = batch.step(last)
+        logits = batch.step(last)[:, :V]
