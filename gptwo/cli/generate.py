@@ -71,6 +71,10 @@ def generate(
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Texts that are written together at most.")] = 16,
+    draft: Annotated[
+        str | None,
+        typer.Option(help="A smaller model that guesses ahead for the native engine; the text stays the same."),
+    ] = None,
 ) -> None:
     """Continue a prompt."""
     options = {
@@ -86,7 +90,7 @@ def generate(
     options = {name: value for name, value in options.items() if value is not None}
     try:
         prompts = _prompts(prompt, file)
-        engine = _engine(model, backend, device, precision, threads, max_batch)
+        engine = _engine(model, backend, device, precision, threads, max_batch, draft)
         chosen = engine.options(**options)
         single = len(prompts) == 1 and chosen.n == 1 and chosen.num_beams == 1
         if single and not as_json and (stream if stream is not None else sys.stdout.isatty()):
@@ -104,13 +108,15 @@ def generate(
 
 
 def _engine(
-    model: str, backend: str, device: str, precision: str, threads: int | None, max_batch: int
+    model: str, backend: str, device: str, precision: str, threads: int | None, max_batch: int, draft: str | None
 ) -> Engine | NativeEngine:
     """What writes."""
     if choose_backend(backend, model, device, precision) == "native":
         from gptwo.generate.native import NativeEngine
 
-        return NativeEngine(model, precision=precision, threads=threads, max_batch=max_batch)
+        return NativeEngine(model, precision=precision, threads=threads, max_batch=max_batch, draft=draft)
+    if draft is not None:
+        raise UsageError("Only the native engine takes a draft.", where="--draft", fix="--backend native")
     from gptwo.generate.engine import Engine
 
     return Engine(model, device=device, precision=precision, threads=threads, max_batch=max_batch)

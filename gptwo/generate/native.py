@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+from collections.abc import Callable
 from collections.abc import Sequence as Several
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,8 @@ from gptwo import hub
 from gptwo.errors import MissingError, UsageError, did_you_mean
 from gptwo.generate.codec import Codec
 from gptwo.generate.native_build import PRECISIONS, build
-from gptwo.generate.native_run import NativeRun, Way
+from gptwo.generate.native_draft import Draft
+from gptwo.generate.native_run import GUESSING, NativeRun, Way
 from gptwo.generate.native_states import hidden_states
 from gptwo.generate.native_weights import ADAPTER, open_model
 from gptwo.generate.options import SamplingOptions, as_prompts, stored_defaults
@@ -82,10 +84,12 @@ class NativeEngine(Writer):
         isa: instruction set, see `isas`; None: $GPTWO_ISA, else the fastest.
         share: sequences that begin alike share the cache of their beginning.
         speculate: guess at tokens by looking back in the text, up to two texts at a time; the texts stay the same.
+        draft: a smaller model with the same tokenizer, which guesses where looking back finds nothing.
 
     Raises:
         MissingError: the engine was not built, or there is no such model.
-        UsageError: an unknown precision or instruction set, or a model without a language head.
+        UsageError: an unknown precision or instruction set, a model without a language head, or a draft with another
+            tokenizer.
         DataError: a damaged or unfitting file.
     """
 
@@ -101,6 +105,7 @@ class NativeEngine(Writer):
         isa: str | None = None,
         share: bool = True,
         speculate: bool = True,
+        draft: str | Path | Pretrained | None = None,
     ):
         check_batch(max_batch)
         self.precision = pick(precision)
@@ -115,6 +120,24 @@ class NativeEngine(Writer):
         )  # fmt: skip
         self.way = Way(OWN, opened.config.n_positions)  # of texts that name no adapter
         self.adapters: dict[str, Way] = {}
+        self._draft = None if draft is None else self._open_draft(draft, threads, isa)
+
+    def _open_draft(self, model: str | Path | Pretrained, threads: int | None, isa: str | None) -> tuple[Any, int]:
+        """The engine of the smaller model, and its positions."""
+        opened = open_model(model)
+        check_head(opened.head, opened.folder)
+        ours, theirs = self.tokenizer, opened.tokenizer
+        if opened.config.vocab_size != self.config.vocab_size or (
+            ours is not None and theirs is not None and ours.fingerprint != theirs.fingerprint
+        ):
+            raise UsageError(
+                "The draft has another vocabulary than the model.",
+                where=opened.folder or "draft",
+                why="what it guesses are numbers of tokens",
+                fix="a smaller model that was trained with the same tokenizer",
+            )
+        native = build(opened, self.precision, threads=threads, max_batch=GUESSING, isa=isa)
+        return native, opened.config.n_positions
 
     # --- adapters
 
@@ -285,6 +308,19 @@ class NativeEngine(Writer):
             way=lambda sequence: ways[sequence.prompt_index] if ways else self.way,
             max_batch=self.max_batch,
             speculate=self.speculate,
+            draft=self._guesser(options) if self._draft else None,
+        )
+
+    def _guesser(self, options: SamplingOptions) -> Callable[[Sequence], Draft]:
+        """What guesses at a sequence's tokens by the smaller model."""
+        native, n_positions = self._draft
+        return lambda sequence: Draft(
+            native,
+            n_positions,
+            sequence.prompt + sequence.ids,
+            len(sequence.prompt),
+            sequence.first,
+            self._sampling(options, sequence),
         )
 
     def _sampling(self, options: SamplingOptions, sequence: Sequence) -> Any:

@@ -15,6 +15,22 @@ TRIAL = 24  # guesses before they are judged
 WORTH = 0.25  # share of guesses that must be right to go on
 
 
+class Trust:
+    """Whether guessing pays: the share of guesses that were right, older ones counting less and less."""
+
+    def __init__(self) -> None:
+        self._made = self._right = 0.0
+
+    def judge(self, made: int, right: int) -> None:
+        """So many guesses were made, and so many were right."""
+        self._made = 0.9 * self._made + made
+        self._right = 0.9 * self._right + right
+
+    @property
+    def holds(self) -> bool:
+        return self._made < TRIAL or self._right >= WORTH * self._made
+
+
 class Lookup:
     """The n-grams of one text.
 
@@ -25,7 +41,7 @@ class Lookup:
     def __init__(self, tokens: Sequence[int]):
         self._tokens = list(tokens)
         self._places: dict[tuple[int, ...], int] = {}  # of each n-gram the place behind its last occurrence
-        self._made = self._right = 0.0
+        self._trust = Trust()
         for end in range(GRAM, len(self._tokens)):
             self._places[tuple(self._tokens[end - GRAM : end])] = end
 
@@ -38,7 +54,7 @@ class Lookup:
 
     def guess(self, most: int) -> list[int]:
         """At most `most` tokens that may come next; none where nothing like it stood before, or guessing fails."""
-        if most < 1 or len(self._tokens) < GRAM or (self._made >= TRIAL and self._right < WORTH * self._made):
+        if most < 1 or len(self._tokens) < GRAM or not self._trust.holds:
             return []
         place = self._places.get(tuple(self._tokens[-GRAM:]))
         if place is None:
@@ -47,6 +63,5 @@ class Lookup:
         return [self._tokens[place + i % period] for i in range(min(most, GUESSES))]
 
     def judge(self, made: int, right: int) -> None:
-        """So many guesses were made, and so many were right; older ones count less and less."""
-        self._made = 0.9 * self._made + made
-        self._right = 0.9 * self._right + right
+        """So many guesses were made, and so many were right."""
+        self._trust.judge(made, right)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gptwo.errors import GptwoError
+from gptwo.generate.native_draft import Draft
 from gptwo.generate.native_lookup import Lookup
 from gptwo.generate.sequence import Endings, Sequence
 
@@ -37,6 +38,7 @@ class NativeRun:
         way: of a sequence through the network.
         max_batch: sequences that run together at most.
         speculate: guess at tokens by looking back, which changes the speed and nothing else.
+        draft: a sequence in a smaller model that guesses where looking back finds nothing.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class NativeRun:
         way: Callable[[Sequence], Way],
         max_batch: int,
         speculate: bool = True,
+        draft: Callable[[Sequence], Draft] | None = None,
     ):
         self._native, self._options, self._sampling = native, options, sampling
         self._endings, self._way, self._max_batch = endings, way, max_batch
@@ -57,6 +60,9 @@ class NativeRun:
         self._running: dict[int, Sequence] = {}  # by the engine's number, in the order they came
         self._speculate = speculate
         self._lookups: dict[int, Lookup] = {}
+        self._draft = draft
+        self._drafts: dict[int, Draft] = {}
+        self._drafted: set[int] = set()  # whose guesses of this step a draft has made
 
     def advance(self) -> list[tuple[Sequence, str]] | None:
         """One step.
@@ -77,9 +83,9 @@ class NativeRun:
 
     def close(self) -> None:
         """Give everything back; sequences that are not over stay as they are."""
-        for number in self._running:
-            self._native.close(number)
-        self._running, self._waiting = {}, deque()
+        for number in list(self._running):
+            self._leave(number)
+        self._waiting = deque()
 
     def __del__(self) -> None:
         self.close()
@@ -110,13 +116,30 @@ class NativeRun:
 
     def _guess(self, number: int) -> list[int]:
         """Tokens that may come after the one that is due."""
+        self._drafted.discard(number)
         if not self._speculate or len(self._running) > GUESSING:
             return []
         sequence = self._running[number]
         if number not in self._lookups:
             self._lookups[number] = Lookup(sequence.prompt + sequence.ids)
         room = self._way(sequence).n_positions - sequence.context_length
-        return self._lookups[number].guess(min(room, sequence.remaining - 1))
+        most = min(room, sequence.remaining - 1)
+        if guesses := self._lookups[number].guess(most):
+            return guesses
+        if self._draft is None:
+            return []
+        if number not in self._drafts:
+            self._drafts[number] = self._draft(sequence)
+        self._drafted.add(number)
+        return self._drafts[number].guess(most)
+
+    def _leave(self, number: int) -> None:
+        """A sequence's place and what guesses for it are given back."""
+        self._native.close(number)
+        del self._running[number]
+        self._lookups.pop(number, None)
+        if draft := self._drafts.pop(number, None):
+            draft.close()
 
     def _step(self) -> tuple[list[tuple[int, int, list[int]]], list[list[tuple[int, float]]]]:
         """A step of the engine; where the cache is full, the sequence that came last waits until others are over."""
@@ -136,9 +159,8 @@ class NativeRun:
                         why=str(error),
                         fix="a larger cache_bytes, or a shorter prompt",
                     ) from None
-                number, sequence = self._running.popitem()
-                self._native.close(number)
-                self._lookups.pop(number, None)
+                number, sequence = next(reversed(self._running.items()))
+                self._leave(number)
                 self._waiting.appendleft(sequence)
                 self._max_batch = len(self._running)
 
@@ -150,9 +172,11 @@ class NativeRun:
         for (number, _, guesses), tokens in zip(work, chosen, strict=True):
             if not tokens:
                 continue
-            if lookup := self._lookups.get(number):
-                lookup.append([token for token, _ in tokens])
-                lookup.judge(len(guesses), len(tokens) - 1)
+            for guesser in (self._lookups.get(number), self._drafts.get(number)):
+                if guesser is not None:
+                    guesser.append([token for token, _ in tokens])
+                    if isinstance(guesser, Draft) == (number in self._drafted):
+                        guesser.judge(len(guesses), len(tokens) - 1)
             sequence = self._running[number]
             text = ""
             for token, logprob in tokens:
@@ -169,9 +193,7 @@ class NativeRun:
                     break
             pieces.append((sequence, text))
             if sequence.finish_reason is not None:
-                self._native.close(number)
-                del self._running[number]
-                self._lookups.pop(number, None)
+                self._leave(number)
             elif sequence.context_length > (n_positions := self._way(sequence).n_positions):
                 sequence.slide(n_positions)
                 self._native.slide(number, sequence.first)
