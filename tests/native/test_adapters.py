@@ -207,12 +207,12 @@ def test_a_text_behind_a_prefix_slides_as_with_pytorch(base):
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_batch_of_several_adapters_writes_what_each_writes(base, precision):
-    engine = NativeEngine(base, precision=precision, threads=2)
+    engine = NativeEngine(base, precision=precision, threads=1)
     names = [None, "lora", "houlsby", "prefix", None, "lora"]
     for name in ("lora", "houlsby", "prefix"):
         engine.add_adapter(name, over(base, name))
     prompts = [*PROMPTS, *PROMPTS[:2]]
-    options = {"max_new_tokens": 20, "seed": 4, "ignore_end": True}
+    options = {"max_new_tokens": 10, "seed": 4, "ignore_end": True}
     together = engine.generate(prompts, adapter=names, **options)
     for prompt, name, text in zip(prompts[:4], names, together, strict=False):
         (alone,) = engine.generate(prompt, adapter=name, **options)

@@ -95,7 +95,7 @@ def test_a_task_says_what_it_says_with_pytorch(kind, tokenizer):
         model = labelled(tokenizer, job.head, job.labels or ["score"])
     if job.special_tokens:
         model.add_special_tokens(list(job.special_tokens))
-    native = on_native(model, precision="fp32", threads=2)
+    native = on_native(model, precision="fp32", threads=1)
     expected, found = (
         job.opinion(ModelRunner(one.model.eval(), one.tokenizer, 48), records) for one in (model, native)
     )
