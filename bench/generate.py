@@ -2,6 +2,7 @@
 
     python bench/generate.py                                   # GPT-2 124M with random weights, batches of 1, 8, 32
     python bench/generate.py --systems gptwo-int8 --batches 1  # one figure, quickly
+    python bench/generate.py --copying TEXT --model gptwo-mini # guessing ahead, on text that repeats itself
 
 Each measurement is a process of its own, so that peak memory is its own; the systems take turns in every round, so
 that a change of the machine's speed meets all of them, and every round begins with a probe of how fast memory can be
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("--model", help="a model folder; default: GPT-2 124M with random weights")
     parser.add_argument("--openvino", help="folder with the same model exported for OpenVINO: fp16, int8, int4")
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has the peers")
+    parser.add_argument("--copying", type=Path, help="a text: continue it where it has begun a second time")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--worker", nargs=2, metavar=("SYSTEM", "BATCH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -74,6 +76,9 @@ def main() -> None:
     from gptwo.runtime import available_cpus
 
     options.threads = options.threads or available_cpus()
+    if options.copying:
+        copying(options)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         if options.model is None:
             options.model = random_model(Path(temporary) / "gpt2-random")
@@ -253,6 +258,36 @@ LOADERS = {
     "llama.cpp": load_llama,
     "openvino": load_openvino,
 }
+
+
+# --- guessing ahead
+
+
+def copying(options: argparse.Namespace) -> None:
+    """One text whose beginning comes a second time, with guesses and without, in turn; the texts must be equal."""
+    from gptwo.generate.native import NativeEngine
+
+    print("precision | plain tokens/s | guessing tokens/s | ratio")
+    for system in OURS:
+        precision = system.rpartition("-")[2]
+        plain, guessing = (
+            NativeEngine(options.model, precision=precision, threads=options.threads, share=False, speculate=speculate)
+            for speculate in (False, True)
+        )
+        assert plain.tokenizer is not None
+        ids = plain.tokenizer.encode(options.copying.read_text(encoding="utf-8"))[: 2 * options.new]
+        seconds: dict[NativeEngine, list[float]] = {plain: [], guessing: []}
+        texts = {}
+        for _ in range(3 * options.rounds):
+            for engine, times in seconds.items():
+                start = time.perf_counter()
+                texts[engine] = engine.generate(
+                    [[*ids, *ids[: options.new // 2]]], max_new_tokens=options.new, temperature=0, ignore_end=True
+                )[0].ids
+                times.append(time.perf_counter() - start)
+        assert texts[plain] == texts[guessing]
+        rates = [options.new / statistics.median(times) for times in seconds.values()]
+        print(f"{precision} | {rates[0]:.0f} | {rates[1]:.0f} | {rates[1] / rates[0]:.2f}", flush=True)
 
 
 # --- the machine
