@@ -6,6 +6,7 @@ main guard, a notebook or a test just the same.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -74,10 +75,9 @@ class Encoder:
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._errors):
-            try:
-                pipe.close()  # type: ignore[union-attr]
-            except OSError:
-                pass
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
 
 
 class Encoders:

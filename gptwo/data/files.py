@@ -158,11 +158,11 @@ class ByteStream(io.RawIOBase):
         self._read_bytes = 0
         ending = os.path.splitext(file.lower())[1]
         self._damage: tuple[type[Exception], ...] = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
-        self._bytes: BinaryIO = self._disk
+        self._bytes: BinaryIO | io.BufferedIOBase = self._disk
         if ending == ".gz":
-            self._bytes = gzip.GzipFile(fileobj=self._disk, mode="rb")  # type: ignore[assignment]
+            self._bytes = gzip.GzipFile(fileobj=self._disk, mode="rb")
         elif ending == ".xz":
-            self._bytes = lzma.LZMAFile(self._disk)  # type: ignore[assignment] # noqa: SIM115
+            self._bytes = lzma.LZMAFile(self._disk)  # noqa: SIM115
         elif ending == ".zst":
             zstandard = _zstandard()
             self._damage += (zstandard.ZstdError,)

@@ -87,7 +87,7 @@ class TfidfLogisticRegression:
         classes = model.classes_.tolist()
         return Predictions([classes[place] for place in probabilities.argmax(1)], probabilities, classes)
 
-    def _features(self, train_texts: Sequence[str], test_texts: Sequence[str]):
+    def _features(self, train_texts: Sequence, test_texts: Sequence):
         from scipy.sparse import hstack
         from sklearn.feature_extraction.text import TfidfVectorizer
 

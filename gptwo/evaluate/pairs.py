@@ -23,7 +23,7 @@ class PairLogisticRegression(TfidfLogisticRegression):
 
     name = "TF-IDF of the pair + logistic regression"
 
-    def _features(self, train_texts: Sequence[tuple[str, str]], test_texts: Sequence[tuple[str, str]]):  # type: ignore[override]
+    def _features(self, train_texts: Sequence[tuple[str, str]], test_texts: Sequence[tuple[str, str]]):
         both = (train_texts, test_texts)
         found = super()._features(*([a for a, _ in pairs] + [b for _, b in pairs] for pairs in both))
         return found and tuple(pair_features(table, pairs) for table, pairs in zip(found, both, strict=True))

@@ -29,7 +29,7 @@ from gptwo.generate.required import holds
 from gptwo.recipe import TaskSection
 from gptwo.tasks.forms import is_form, keeps
 from gptwo.tasks.runner import ModelRunner
-from gptwo.tasks.texts import SAMPLING, Written, evenly, plain_text, write
+from gptwo.tasks.texts import SAMPLING, Written, evenly, plain_text, value_of, write
 from gptwo.tasks.write import Write
 
 if TYPE_CHECKING:
@@ -235,10 +235,10 @@ class Control(Write):
         means = [f"{who} {', '.join(keys)}" for who, keys in how.items() if keys]
         if means:
             real = Written([self.references_of(record)[0] for record in records])
-            figure = self.measured(records, real)["control_accuracy"]
+            figure = value_of(self.measured(records, real)["control_accuracy"])
             notes.append(
                 f"Control accuracy: {'; '.join(means)} out of the text; "
-                f"of the real texts {100 * figure.value:.1f} % are found right."  # type: ignore[union-attr]
+                f"of the real texts {100 * figure:.1f} % are found right."
             )
         if self.unread:
             notes.append(f"Not judged: {', '.join(self.unread)}; give the training records (--train) to judge it.")

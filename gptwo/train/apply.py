@@ -126,9 +126,10 @@ def with_inputs(record: Record, task: Task) -> Record:
     """
     if all(name in record.fields for name in task.inputs):
         return record
-    parts, names = str(record.fields["text"]).split("\t"), task.inputs
+    parts: list[Any] = str(record.fields["text"]).split("\t")
+    names = task.inputs
     if names[-1] in task.lists and len(parts) >= len(names):
-        parts[len(names) - 1 :] = [parts[len(names) - 1 :]]  # type: ignore[list-item]
+        parts[len(names) - 1 :] = [parts[len(names) - 1 :]]
     if len(parts) != len(names):
         raise DataError(
             f"The text has {len(parts)} parts; {task.name} needs {', '.join(names)}.",

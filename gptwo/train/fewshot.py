@@ -114,7 +114,9 @@ def tune_few_shots(
             recipe=plain,
             settings={**settings, "train.seed": seed},
             overwrite=overwrite,
-            **{part: [path] for part, path in files.items()},  # type: ignore[arg-type]
+            train=files["train"],
+            valid=files.get("valid"),
+            test=files["test"],
         )
         reports.append(run.report)
         used.append(seed)

@@ -27,7 +27,7 @@ NO_TEST = "No test data was given: the figures are on the validation data, which
 class CountedRejects(Rejects):
     """Rejects that also know how many each file gave."""
 
-    def __init__(self, path: Path, *, strict: bool):
+    def __init__(self, path: Path | None, *, strict: bool):
         super().__init__(path, strict=strict)
         self.by_file: Counter[str] = Counter()
 

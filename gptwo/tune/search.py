@@ -148,7 +148,7 @@ def metric_of(recipe: Recipe) -> str:
         DataError: the training data cannot be used.
     """
     job = make_task(recipe.task)
-    rejects = CountedRejects(None, strict=recipe.data.strict)  # type: ignore[arg-type] # each trial writes its own
+    rejects = CountedRejects(None, strict=recipe.data.strict)  # each trial writes its own
     job.fit(read_part("train", recipe.data, job, rejects).records)
     metric = recipe.search.metric or recipe.train.metric or job.figures[0]
     if metric not in job.figures:

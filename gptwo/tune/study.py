@@ -233,17 +233,17 @@ def _open(folder: Path, recipe: Recipe, metric: str) -> Search:
     storage = optuna.storages.RDBStorage(
         f"sqlite:///{(folder / 'search.db').resolve()}", engine_kwargs={"connect_args": {"timeout": 60}}
     )
-    search = Search(folder, recipe, metric, None)  # type: ignore[arg-type]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "experimental": constant_liar
-        search.study = optuna.create_study(
+        study = optuna.create_study(
             storage=storage,
             study_name=NAME,
-            direction="maximize" if search.maximise else "minimize",
+            direction="maximize" if metric_name(metric).higher_is_better else "minimize",
             load_if_exists=True,
             pruner=make_pruner(recipe.search, optuna),
         )
-        search.study.sampler = make_sampler(recipe, len(search.frozen()), optuna)
+        search = Search(folder, recipe, metric, study)
+        study.sampler = make_sampler(recipe, len(search.frozen()), optuna)
     return search
 
 
