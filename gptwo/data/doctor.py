@@ -119,8 +119,8 @@ def _item(record: Record, split: str, task: str, kinds: Sequence[str] = ()) -> I
     if task == "joint":
         if any(name not in fields for name in ("text", *kinds)):
             raise _lacking(record, ", ".join(("text", *kinds)))
-        labels = tuple(f"{kind}: {label}" for kind in kinds for label in _present(fields[kind]))
-        return Item(record, split, str(fields["text"]), labels)
+        named = tuple(f"{kind}: {label}" for kind in kinds for label in _present(fields[kind]))
+        return Item(record, split, str(fields["text"]), named)
     if task == "classify":
         labels = fields.get("labels", fields.get("label"))
         if "text" not in fields or labels is None:
