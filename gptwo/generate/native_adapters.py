@@ -44,6 +44,8 @@ def add_adapter(native: Any, carrying: Pretrained, *, whole: bool = False) -> in
     """
     import torch
 
+    from gptwo.adapt.prefix import VirtualTokens
+
     adapter, model = carrying.adapter, carrying.model
     if adapter is None:
         raise UsageError("The model carries no adapter.", where=carrying.folder)
@@ -51,8 +53,8 @@ def add_adapter(native: Any, carrying: Pretrained, *, whole: bool = False) -> in
     with torch.no_grad():
         for place, part in adapter.parts.items():
             found = re.match(r"transformer\.h\.(\d+)\.(.+)$", place)
-            if place == "transformer.prefix":
-                beginning = [_numbers(t) for t in part.keys_and_values(model.transformer)]  # type: ignore[operator]
+            if isinstance(part, VirtualTokens):
+                beginning = [_numbers(t) for t in part.keys_and_values(model.transformer)]
             elif found:
                 branches.append((int(found[1]), _branch(found[2], part, adapter.config.name, carrying)))
             elif place.startswith("transformer.") and not whole:
