@@ -7,9 +7,11 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <cerrno>
 #include <mutex>
 #include <numeric>
 #include <optional>
+#include <system_error>
 
 #include "cpu.hpp"
 #include "engine.hpp"
@@ -94,6 +96,27 @@ void add_branch(Shared& self, int adapter, int layer, int place, int bend, Float
   });
 }
 
+// A part of the packed weights: its name, type and shape, and its bytes, which stay the engine's.
+using Part = std::tuple<std::string, std::string, std::vector<size_t>, nb::ndarray<nb::numpy, const uint8_t>>;
+
+std::vector<Part> parts_of(nb::handle self) {
+  std::vector<Part> parts;
+  for (const Piece& piece : nb::cast<Shared&>(self).engine.network().pieces())
+    parts.emplace_back(piece.name, piece.type, piece.shape,
+                       nb::ndarray<nb::numpy, const uint8_t>(piece.data, {piece.bytes}, self));
+  return parts;
+}
+
+uint64_t read_packed(Shared& self, int file, int64_t start) {
+  try {
+    return self.call([&](Engine& engine) { return engine.network().read(file, start); });
+  } catch (const std::system_error& error) {
+    errno = error.code().value();
+    PyErr_SetFromErrno(PyExc_OSError);
+    throw nb::python_error();
+  }
+}
+
 // Keys and values (layers, heads, tokens, width of a head).
 void begin_with(Shared& self, int adapter, Floats keys, Floats values) {
   const Shape& shape = self.engine.shape();
@@ -158,6 +181,10 @@ NB_MODULE(_native, m) {
            "scale_by_layer"_a, "precision"_a, "head"_a, "cache"_a, "isa"_a, "threads"_a, "max_tokens"_a,
            "cache_bytes"_a, "share"_a)
       .def("add_weight", &add_weight, "name"_a, "tensor"_a, "type"_a)
+      .def("make_room", [](Shared& self, bool own_head) { self.engine.network().make_room(own_head); }, "own_head"_a)
+      .def("pieces", &parts_of)
+      .def("checksum", [](Shared& self) { return self.call([](Engine& e) { return e.network().checksum(); }); })
+      .def("read_packed", &read_packed, "file"_a, "start"_a)
       .def("missing", [](Shared& self) { return self.engine.missing(); })
       .def("open",
            [](Shared& self, std::vector<int> tokens, int prompt, int first, const Sampling& sampling, int adapter) {

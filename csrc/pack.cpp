@@ -49,7 +49,7 @@ uint8_t level_of(float x) {
 }
 
 // Choose scale and levels of one group: of several scales the one whose levels come nearest to the weights, by the
-// square of the error, each with the best factor for its levels (least squares).
+// square of the error, each with the best factor for its levels (least squares); then that factor is a scale itself.
 float quantise_group(const float* weights, uint8_t* levels) {
   float most = 0;
   for (int k = 0; k < GROUP_INT4; ++k)
@@ -57,24 +57,44 @@ float quantise_group(const float* weights, uint8_t* levels) {
   std::memset(levels, 8, GROUP_INT4);
   if (most == 0 || !std::isfinite(most)) return 0;
   float best = -1, scale = 0;
-  for (int end = 0; end < 2; ++end)  // the largest weight at the lowest or the highest level, or beyond it
-    for (int step = -4; step <= 6; ++step) {
-      const float inverse = (end ? 113.0f : -127.0f) * (1.0f + 0.035f * step) / most;
-      float along = 0, norm = 0;
-      for (int k = 0; k < GROUP_INT4; ++k) {
-        const float level = LEVELS[level_of(weights[k] * inverse)];
-        along += level * weights[k];
-        norm += level * level;
-      }
-      if (norm > 0 && along * along > best * norm) {
-        best = along * along / norm;
-        scale = along / norm;
-      }
+  const auto attempt = [&](float inverse) {
+    float along = 0, norm = 0;
+    for (int k = 0; k < GROUP_INT4; ++k) {
+      const float level = LEVELS[level_of(weights[k] * inverse)];
+      along += level * weights[k];
+      norm += level * level;
     }
+    if (norm > 0 && along * along > best * norm) {
+      best = along * along / norm;
+      scale = along / norm;
+    }
+  };
+  for (int end = 0; end < 2; ++end)  // the largest weight at the lowest or the highest level, or beyond it
+    for (int step = -2; step <= 3; ++step) attempt((end ? 113.0f : -127.0f) * (1.0f + 0.07f * step) / most);
+  if (scale != 0) attempt(1.0f / scale);
   const float stored = widen_bf16(to_bf16(scale));
   if (stored == 0) return 0;
   for (int k = 0; k < GROUP_INT4; ++k) levels[k] = level_of(weights[k] / stored);
   return stored;
+}
+
+// K weights of 16 outputs, side by side in a file or far apart, to (16, padded); rows below 0 are zeros.
+template <class T, class Widen>
+void read_lanes(const Source& source, const int* from, int K, int padded, float* rows, Widen widen) {
+  const char* data = static_cast<const char*>(source.data);
+  const auto at = [&](int64_t n, int64_t k) {
+    T x;  // a file's tensors need not be aligned
+    std::memcpy(&x, data + sizeof(T) * (n * source.row_step + k * source.column_step), sizeof(T));
+    return widen(x);
+  };
+  if (source.column_step == 1) {
+    for (int lane = 0; lane < LANES; ++lane)
+      for (int k = 0; k < K; ++k) rows[size_t(lane) * padded + k] = from[lane] < 0 ? 0.0f : at(from[lane], k);
+    return;
+  }
+  for (int k = 0; k < K; ++k)  // transposed: the 16 are neighbours
+    for (int lane = 0; lane < LANES; ++lane)
+      rows[size_t(lane) * padded + k] = from[lane] < 0 ? 0.0f : at(from[lane], k);
 }
 
 // One panel: rows (16, padded K) of float32 to the layout of kernels.hpp.
@@ -156,20 +176,7 @@ void Packed::row(int n, float* out) const {
   }
 }
 
-Packed pack(Team& team, Arena& arena, Precision precision, const Source& weights, const Source* bias, int N, int K,
-            const std::function<int(int)>& row) {
-  const Packed packed = pack(team, arena, precision, N, K, [&](int n, float* line) {
-    const int from = row(n);
-    for (int k = 0; k < K; ++k) line[k] = from < 0 ? 0.0f : weights.at(from, k);
-  });
-  if (bias)
-    for (int n = 0; n < N; ++n)
-      if (row(n) >= 0) const_cast<float*>(packed.matrix.bias)[n] = bias->at(row(n), 0);
-  return packed;
-}
-
-Packed pack(Team& team, Arena& arena, Precision precision, int N, int K,
-            const std::function<void(int n, float* weights)>& read) {
+Packed room(Arena& arena, Precision precision, int N, int K) {
   Packed packed;
   Matrix& w = packed.matrix;
   const int padded = padded_inputs(precision, K);
@@ -179,31 +186,66 @@ Packed pack(Team& team, Arena& arena, Precision precision, int N, int K,
   w.panels = (N + LANES - 1) / LANES;
   w.panel_bytes = precision == Precision::int4 ? size_t(padded) * 8 : size_t(padded) * 16 * input_bytes(precision);
   const size_t outputs = size_t(w.panels) * LANES;
-  char* data = arena.take(w.panels * w.panel_bytes);
-  float* scales = precision == Precision::int8 ? reinterpret_cast<float*>(arena.take(outputs * 4)) : nullptr;
-  uint16_t* group_scales = precision == Precision::int4
-                               ? reinterpret_cast<uint16_t*>(arena.take(outputs * (padded / GROUP_INT4) * 2))
-                               : nullptr;
-  w.data = data;
-  w.scales = scales;
-  w.group_scales = group_scales;
+  w.data = arena.take(w.panels * w.panel_bytes);
+  if (precision == Precision::int8) w.scales = reinterpret_cast<float*>(arena.take(outputs * 4));
+  if (precision == Precision::int4)
+    w.group_scales = reinterpret_cast<uint16_t*>(arena.take(outputs * (padded / GROUP_INT4) * 2));
   w.bias = reinterpret_cast<float*>(arena.take(outputs * 4));
+  return packed;
+}
 
+namespace {
+
+// Fill the places of a matrix; read(p, rows) gives the weights of panel p, (16, padded), outputs beyond N zeros.
+void pack_into(Team& team, const Matrix& w, const std::function<void(int p, float* rows)>& read) {
+  const int padded = padded_inputs(w.precision, w.K);
+  char* data = const_cast<char*>(w.data);  // this function's to fill
+  float* scales = const_cast<float*>(w.scales);
+  uint16_t* group_scales = const_cast<uint16_t*>(w.group_scales);
   team.run([&](Worker& worker) {
     std::vector<float> rows(size_t(LANES) * padded);
     for (auto piece = worker.take(w.panels, 4); piece.begin < piece.end; piece = worker.take(w.panels, 4))
       for (int p = piece.begin; p < piece.end; ++p) {
-        for (int lane = 0; lane < LANES; ++lane) {
-          const int n = p * LANES + lane;
-          float* line = rows.data() + size_t(lane) * padded;
-          if (n < N)
-            read(n, line);
-          else
-            std::fill(line, line + K, 0.0f);
-        }
-        pack_panel(precision, rows.data(), padded, data + p * w.panel_bytes, scales + p * LANES,
+        read(p, rows.data());
+        pack_panel(w.precision, rows.data(), padded, data + p * w.panel_bytes, scales + p * LANES,
                    group_scales + size_t(p) * (padded / GROUP_INT4) * LANES);
       }
+  });
+}
+
+}  // namespace
+
+Packed pack(Team& team, Arena& arena, Precision precision, const Source& weights, const Source* bias, int N, int K,
+            const std::function<int(int)>& row) {
+  const Packed packed = room(arena, precision, N, K);
+  const int padded = padded_inputs(precision, K);
+  pack_into(team, packed.matrix, [&](int p, float* rows) {
+    int from[LANES];
+    for (int lane = 0; lane < LANES; ++lane) from[lane] = p * LANES + lane < N ? row(p * LANES + lane) : -1;
+    switch (weights.type) {
+      case Stored::fp32: read_lanes<float>(weights, from, K, padded, rows, [](float x) { return x; }); break;
+      case Stored::bf16: read_lanes<uint16_t>(weights, from, K, padded, rows, widen_bf16); break;
+      case Stored::fp16: read_lanes<uint16_t>(weights, from, K, padded, rows, widen_fp16); break;
+    }
+  });
+  if (bias)
+    for (int n = 0; n < N; ++n)
+      if (row(n) >= 0) const_cast<float*>(packed.matrix.bias)[n] = bias->at(row(n), 0);
+  return packed;
+}
+
+Packed pack(Team& team, Arena& arena, Precision precision, int N, int K,
+            const std::function<void(int n, float* weights)>& read) {
+  const Packed packed = room(arena, precision, N, K);
+  const int padded = padded_inputs(precision, K);
+  pack_into(team, packed.matrix, [&](int p, float* rows) {
+    for (int lane = 0; lane < LANES; ++lane) {
+      float* line = rows + size_t(lane) * padded;
+      if (p * LANES + lane < N)
+        read(p * LANES + lane, line);
+      else
+        std::fill(line, line + K, 0.0f);
+    }
   });
   return packed;
 }

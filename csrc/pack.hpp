@@ -30,6 +30,9 @@ struct Packed {
   void row(int n, float* out) const;
 };
 
+// Zeroed room for N outputs of K inputs.
+Packed room(Arena& arena, Precision precision, int N, int K);
+
 // Pack N outputs of K inputs; row(n) is the source's row of output n, or -1 for an output of zeros.
 Packed pack(Team& team, Arena& arena, Precision precision, const Source& weights, const Source* bias, int N, int K,
             const std::function<int(int)>& row);

@@ -48,15 +48,12 @@ void Network::add(const std::string& name, const Source& source) {
       else
         into = pack(team_, arena_, precision, transposed(source), &pending_[slot], N, K, row);
     };
-    // Queries, keys and values lose most by four bits: on gptwo-mini they are 3/12 of the blocks' weights and bring
-    // 41 % of the error of the log-probabilities.
-    const Precision attention = precision_ == Precision::int4 ? Precision::int8 : precision_;
     if (part == "ln_1") {
       norm(layer.before_attention);
     } else if (part == "ln_2") {
       norm(layer.before_mlp);
     } else if (part == "attn.c_attn") {
-      linear(layer.attention, 0, attention, shape.n_head * shape.head_rows(), C, [&](int n) { return by_head(n); });
+      linear(layer.attention, 0, attention_precision(), shape.n_head * shape.head_rows(), C, [&](int n) { return by_head(n); });
     } else if (part == "attn.c_proj") {
       linear(layer.projection, 1, precision_, C, C, same);
     } else if (part == "mlp.c_fc") {

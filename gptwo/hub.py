@@ -46,6 +46,7 @@ SAFETENSORS = (
     "model.safetensors.index.json",
     "model-*-of-*.safetensors",
 )
+PACKED = "packed.safetensors"  # weights for the native engine alone, see gptwo/generate/native_packed.py
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
 
 
@@ -139,7 +140,7 @@ def from_hub(name: str, revision: str | None) -> Path:
     try:
         info = hub.HfApi().model_info(name, revision=revision, timeout=TIMEOUT_SECONDS)
         wanted = files_wanted([file.rfilename for file in info.siblings or []])
-        if not any(fnmatch.fnmatch(file, pattern) for file in wanted for pattern in SAFETENSORS + PICKLES):
+        if not any(fnmatch.fnmatch(file, pattern) for file in wanted for pattern in (*SAFETENSORS, PACKED, *PICKLES)):
             raise MissingError(f"The model {name} has neither model.safetensors nor pytorch_model.bin on the hub.")
         return Path(hub.snapshot_download(name, revision=revision, allow_patterns=wanted, etag_timeout=TIMEOUT_SECONDS))
     except GatedRepoError as error:
@@ -166,7 +167,7 @@ def files_wanted(files: list[str]) -> list[str]:
     def matching(patterns: tuple[str, ...]) -> list[str]:
         return [file for file in top if any(fnmatch.fnmatch(file, pattern) for pattern in patterns)]
 
-    return matching(SMALL_FILES) + (matching(SAFETENSORS) or matching(PICKLES))
+    return matching(SMALL_FILES) + (matching(SAFETENSORS) or matching((PACKED,)) or matching(PICKLES))
 
 
 def is_offline() -> bool:

@@ -63,15 +63,19 @@ def begin(model: str, threads: int | None, *, example: str) -> None:
     runtime.set_threads(threads)
 
 
-def choose_backend(name: str, model: str, device: str, precision: str) -> str:
+def choose_backend(name: str, model: str, device: str, precision: str, *, writes: bool = False) -> str:
     """What computes a model, "native" or "torch"; says so where it is not what was asked for.
+
+    Args:
+        writes: the model is to write texts.
 
     Raises:
         UsageError, MissingError: as `which.pick_backend`.
     """
-    from gptwo.generate.which import pick_backend
+    from gptwo.generate.which import pick_backend, pick_writer
 
-    chosen, why = pick_backend(name, model, device, precision)
+    pick = pick_writer if writes else pick_backend
+    chosen, why = pick(name, model, device, precision)
     if why is not None:
         sys.stderr.write(f"gptwo: notice: {why}\n")
     return chosen

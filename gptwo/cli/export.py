@@ -12,13 +12,16 @@ from gptwo.cli.options import JsonOption, Text, ThreadsOption
 
 def export(
     model: Annotated[str, typer.Argument(help="A model folder, a run folder, an adapter's folder or a name.")],
-    to: Annotated[str, typer.Option(help="onnx (onnxruntime), gguf (llama.cpp) or hf (transformers, vLLM).")],
-    out: Annotated[Path, typer.Option(help="The file (gguf) or folder (onnx, hf).")],
+    to: Annotated[
+        str, typer.Option(help="onnx (onnxruntime), gguf (llama.cpp), hf (transformers, vLLM) or native (packed).")
+    ],
+    out: Annotated[Path, typer.Option(help="The file (gguf) or folder (onnx, hf, native).")],
     precision: Annotated[
         str,
         typer.Option(
             "--dtype",
-            help="Of the weights: fp32, fp16, bf16, gguf also q8_0, q4_0; auto: the smallest that changes no weight.",
+            help="Of the weights: fp32, fp16, bf16, gguf also q8_0, q4_0, native fp32, bf16, int8, int4; auto: the "
+            "smallest that changes no weight, native bf16.",
         ),
     ] = "auto",
     base: Annotated[Text, typer.Option(help="Base of an adapter, where it is not found by itself.")] = None,
@@ -27,7 +30,7 @@ def export(
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Write a model for another run-time: ONNX, GGUF or the Hugging Face layout.
+    """Write a model for another run-time: ONNX, GGUF, the Hugging Face layout, or packed for gptwo's native engine.
 
     The export is run in that run-time beside the model first; where the two differ nothing is written (exit 5).
     """

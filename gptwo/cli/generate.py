@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gptwo.cli.common import choose_backend, print_json
-from gptwo.cli.options import BackendOption, DeviceOption, ModelOption, PrecisionOption, ThreadsOption
+from gptwo.cli.options import DeviceOption, ModelOption, PrecisionOption, ThreadsOption
 from gptwo.errors import DataError, Interrupted, MissingError, UsageError
 from gptwo.generate.options import help_of
 
@@ -67,7 +67,7 @@ def generate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
     device: DeviceOption = "auto",
-    backend: BackendOption = "auto",
+    backend: Annotated[str, typer.Option(help="torch, native (CPU); auto: native on a CPU, where it can.")] = "auto",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Texts that are written together at most.")] = 16,
@@ -111,7 +111,7 @@ def _engine(
     model: str, backend: str, device: str, precision: str, threads: int | None, max_batch: int, draft: str | None
 ) -> Engine | NativeEngine:
     """What writes."""
-    if choose_backend(backend, model, device, precision) == "native":
+    if choose_backend(backend, model, device, precision, writes=True) == "native":
         from gptwo.generate.native import NativeEngine
 
         return NativeEngine(model, precision=precision, threads=threads, max_batch=max_batch, draft=draft)

@@ -16,17 +16,22 @@ from gptwo.adapt.gate import merge
 from gptwo.adapt.merge import MERGEABLE
 from gptwo.adapt.store import is_adapter, load
 from gptwo.errors import GptwoError, MissingError, UsageError, did_you_mean, require
-from gptwo.export import gguf, gguf_check, hf, onnx, onnx_check
+from gptwo.export import gguf, gguf_check, hf, native, onnx, onnx_check
 from gptwo.export.check import Check
+from gptwo.generate.native import pick
 from gptwo.model.card import PIPELINES
 from gptwo.model.config_json import INFO
 from gptwo.model.folder import beside, flush, whole_folder
 from gptwo.model.pretrained import Pretrained, is_model_file, write_description
 
-PRECISIONS = {"onnx": ("fp32",), "gguf": tuple(gguf.TYPES), "hf": tuple(hf.DTYPES)}  # format -> what it can be in
-BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}  # of a weight
+# format -> what it can be in
+PRECISIONS = {"onnx": ("fp32",), "gguf": tuple(gguf.TYPES), "hf": tuple(hf.DTYPES), "native": native.TYPES}
+BYTES = {  # of a weight
+    "fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "int8": 1.1, "int4": 0.9
+}  # fmt: skip
 NEEDED = {"onnx": "onnx", "gguf": "gguf", "hf": "safetensors"}  # to write
 RUNTIMES = {"onnx": "onnxruntime", "gguf": "xllamacpp", "hf": "transformers"}  # to check
+REFUSE = {"gguf": gguf.refuse, "native": native.refuse}  # models that the format cannot hold
 OTHER_FILES = 20_000_000  # bytes of tokenizer and the like, at most
 
 
@@ -35,8 +40,8 @@ class Exported:
     """What an export made.
 
     Args:
-        path: the file (gguf) or folder (onnx, hf).
-        format: "onnx", "gguf" or "hf".
+        path: the file (gguf) or folder (onnx, hf, native).
+        format: "onnx", "gguf", "hf" or "native".
         precision: of the weights in it.
         size: bytes.
         check: what was seen when it was run; None where that was not asked for.
@@ -67,10 +72,10 @@ def export(
 
     Args:
         model: a model folder, a run folder, an adapter's folder or a name.
-        to: "onnx", "gguf" or "hf".
-        out: the file (gguf) or the folder (onnx, hf).
-        precision: "fp32", "fp16", "bf16", for gguf "q8_0" and "q4_0" too; "auto": the smallest of the first three in
-            which no weight changes.
+        to: "onnx", "gguf", "hf" or "native".
+        out: the file (gguf) or the folder (onnx, hf, native).
+        precision: "fp32", "fp16", "bf16", for gguf "q8_0" and "q4_0" too, for native "fp32", "bf16", "int8" or "int4";
+            "auto": the smallest of the first three in which no weight changes, for native bf16.
         base: of an adapter: the model it belongs to, where it is not found by itself.
         overwrite: replace what stands at `out`.
         unchecked: do not run it.
@@ -87,11 +92,13 @@ def export(
     folder = hub.resolve(model)
     with workplace(target) as temporary:
         pretrained, merged = open_model(folder, base, temporary)
-        if to == "gguf":
-            gguf.refuse(pretrained)
-        chosen = smallest(pretrained, PRECISIONS[to]) if precision == "auto" else precision
+        if to in REFUSE:
+            REFUSE[to](pretrained)
+        chosen = precision
+        if precision == "auto":
+            chosen = pick(precision) if to == "native" else smallest(pretrained, PRECISIONS[to])
         check_room(pretrained, BYTES[chosen], target)
-        make = {"onnx": export_onnx, "gguf": export_gguf, "hf": export_hf}[to]
+        make = {"onnx": export_onnx, "gguf": export_gguf, "hf": export_hf, "native": export_native}[to]
         found, notes = make(pretrained, target, temporary, chosen, unchecked=unchecked)
     size = sum(file.stat().st_size for file in target.rglob("*")) if target.is_dir() else target.stat().st_size
     return Exported(target, to, chosen, size, found, merged, notes)
@@ -128,6 +135,9 @@ def need_packages(to: str, *, unchecked: bool) -> None:
     Raises:
         MissingError: it is not.
     """
+    if to == "native":
+        pick("auto")  # it was built
+        return
     require(NEEDED[to], "export")
     if unchecked:
         return
@@ -248,6 +258,18 @@ def export_gguf(pretrained: Pretrained, target: Path, temporary: Path, precision
     file.replace(target)
     flush(target.parent)
     return found, notes
+
+
+def export_native(pretrained: Pretrained, target: Path, temporary: Path, precision: str, *, unchecked: bool) -> Made:
+    """Packed weights with config and tokenizer, as a folder."""
+    with whole_folder(target, INFO, is_exported) as place:
+        native.write(pretrained, place, precision)
+        write_description(pretrained, place, "float32")
+        found = None if unchecked else native.check(pretrained, place, precision)
+        if found is not None:
+            found.insist(pretrained.folder)
+        (place / "README.md").write_text(native.card(pretrained, precision, target.name), encoding="utf-8")
+    return found, []
 
 
 def is_exported(name: str) -> bool:

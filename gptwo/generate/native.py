@@ -22,7 +22,7 @@ from gptwo.generate.native_build import PRECISIONS, build
 from gptwo.generate.native_draft import Draft
 from gptwo.generate.native_run import GUESSING, NativeRun, Way
 from gptwo.generate.native_states import hidden_states
-from gptwo.generate.native_weights import ADAPTER, open_model
+from gptwo.generate.native_weights import ADAPTER, FILE, INDEX, open_model
 from gptwo.generate.options import SamplingOptions, as_prompts, stored_defaults
 from gptwo.generate.results import Generation
 from gptwo.generate.sequence import Sequence
@@ -59,7 +59,7 @@ def why_not(model: Any, device: str = "auto") -> str | None:
         if (folder / ADAPTER).is_file():
             return None
         return "The native engine takes models in Hugging Face's layout."
-    if not any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
+    if not any((folder / name).is_file() for name in (FILE, INDEX, hub.PACKED)):
         return "The native engine reads safetensors only."
     return None
 
@@ -74,7 +74,7 @@ class NativeEngine(Writer):
             loaded with PyTorch; LoRA, AdaLoRA, IA3 and BitFit are merged, of other kinds every text goes through it.
         precision: of the weights: "fp32", "bf16", "int8" (a scale for each output, activations in eight bits too) or
             "int4" (a scale for every 32 weights; the token embedding and the projection to queries, keys and values in
-            int8). "auto" is bf16.
+            int8). "auto" is bf16, and of a packed folder the one that it is in.
         threads: CPU threads; None: those this process may run on.
         max_batch: sequences that run together at most.
         cache: precision of the keys and values that are kept: "fp32", "bf16" or "int8" (a scale for each key and
@@ -88,8 +88,8 @@ class NativeEngine(Writer):
 
     Raises:
         MissingError: the engine was not built, or there is no such model.
-        UsageError: an unknown precision or instruction set, a model without a language head, or a draft with another
-            tokenizer.
+        UsageError: an unknown precision or instruction set, a model without a language head, a packed folder in another
+            precision, or a draft with another tokenizer.
         DataError: a damaged or unfitting file.
     """
 
@@ -111,6 +111,8 @@ class NativeEngine(Writer):
         self.precision = pick(precision)
         opened = open_model(model)
         check_head(opened.head, opened.folder)
+        if opened.packed is not None:
+            self.precision = opened.packed.choose(precision)
         codec = Codec(opened.tokenizer, opened.config.vocab_size)
         super().__init__(codec, opened.config, opened.info, stored_defaults(opened.folder), max_batch)
         self.folder, self.speculate = opened.folder, speculate
@@ -136,7 +138,8 @@ class NativeEngine(Writer):
                 why="what it guesses are numbers of tokens",
                 fix="a smaller model that was trained with the same tokenizer",
             )
-        native = build(opened, self.precision, threads=threads, max_batch=GUESSING, isa=isa)
+        precision = opened.packed.precision if opened.packed else self.precision
+        native = build(opened, precision, threads=threads, max_batch=GUESSING, isa=isa)
         return native, opened.config.n_positions
 
     # --- adapters

@@ -19,6 +19,7 @@ import numpy as np
 
 from gptwo import hub
 from gptwo.errors import DataError, MissingError, UsageError
+from gptwo.generate.native_packed import Packed, open_packed, read_packed
 
 if TYPE_CHECKING:
     from gptwo.model.config import GPT2Config
@@ -43,6 +44,7 @@ class Opened:
         head: "language", "sequence" or "token".
         stored: shape and reader of each tensor, by the names of `shapes`.
         carrying: the loaded model, where it has an adapter that cannot be merged.
+        packed: weights that are packed already, in the place of `stored`.
     """
 
     folder: Path | None
@@ -52,6 +54,7 @@ class Opened:
     head: str
     stored: dict[str, tuple[tuple[int, ...], Read]]
     carrying: Pretrained | None = None
+    packed: Packed | None = None
 
     @property
     def whole(self) -> GPT2Config:
@@ -77,7 +80,9 @@ def open_model(model: str | Path | Pretrained) -> Opened:
             described = read_config(folder / "config.json")
             head = described.head or "language"
             info = read_info(folder)
-            return Opened(folder, described.config, find_tokenizer(folder), info, head, open_folder(folder))
+            packed = open_packed(folder / hub.PACKED) if is_packed(folder) else None
+            stored = {} if packed else open_folder(folder)
+            return Opened(folder, described.config, find_tokenizer(folder), info, head, stored, packed=packed)
         if not (folder / ADAPTER).is_file():
             raise UsageError(
                 "The native engine takes models in Hugging Face's layout, and config.json is missing.",
@@ -95,6 +100,11 @@ def open_model(model: str | Path | Pretrained) -> Opened:
     carrying = None if model.adapter is None else model
     stored = open_pretrained(model)
     return Opened(model.folder, model.config, model.tokenizer, model.info, model.model.head_kind, stored, carrying)
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether a folder's weights are packed ones; weights in Hugging Face's layout go before those."""
+    return (folder / hub.PACKED).is_file() and not any((folder / name).is_file() for name in (FILE, INDEX))
 
 
 def shapes(config: GPT2Config, head: str = "language") -> dict[str, tuple[int, ...]]:
@@ -116,15 +126,18 @@ def shapes(config: GPT2Config, head: str = "language") -> dict[str, tuple[int, .
 
 
 def give(native: Any, opened: Opened) -> None:
-    """Pack every tensor into the engine.
+    """Pack every tensor into the engine, or fill it with what was packed before.
 
     Args:
         native: the C++ engine.
         opened: its weights.
 
     Raises:
-        DataError: a tensor is missing or of another shape.
+        DataError: a tensor is missing or of another shape, or a packed file is damaged.
     """
+    if opened.packed is not None:
+        read_packed(native, opened.packed, opened.config)
+        return
     wanted, stored = shapes(opened.whole, opened.head), opened.stored
     missing = [name for name in wanted if name not in stored]
     unlike = [

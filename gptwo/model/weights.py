@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from gptwo import hub
 from gptwo.errors import DataError, MissingError, UsageError
 from gptwo.model import tensorflow
 from gptwo.model.config_json import read_json
@@ -55,6 +56,7 @@ def open_weights(folder: Path) -> dict[str, Stored]:
     Raises:
         MissingError: no weights, or a file that an index names is missing.
         DataError: a file that cannot be read.
+        UsageError: there are weights for the native engine only.
     """
     if (folder / SINGLE).is_file():
         stored = open_safetensors(folder / SINGLE)
@@ -66,6 +68,12 @@ def open_weights(folder: Path) -> dict[str, Stored]:
         stored = open_sharded(folder / OLD_INDEX, open_pickle)
     elif tensorflow.is_checkpoint(folder):
         stored = open_tensorflow(folder)
+    elif (folder / hub.PACKED).is_file():
+        raise UsageError(
+            "The folder holds packed weights, which the native CPU engine writes text with; nothing else reads them.",
+            where=folder,
+            fix="use the model that it was exported from; its README.md says how to know it",
+        )
     else:
         there = sorted(entry.name for entry in folder.iterdir())
         raise MissingError(

@@ -11,6 +11,8 @@ from gptwo.generate.engine import DTYPES
 from gptwo.generate.native import NativeEngine, why_not
 from gptwo.generate.native_build import page_bytes
 from gptwo.generate.native_network import on_native
+from gptwo.generate.native_packed import open_packed
+from gptwo.generate.native_weights import is_packed
 from gptwo.generate.which import BACKENDS, PACKED
 from gptwo.model.config_json import read_config, read_info
 from gptwo.model.pretrained import Pretrained
@@ -93,11 +95,15 @@ def use_of(source: str | Path | Pretrained) -> str:
 
 def _why_not(source: str | Path | Pretrained, settings: Settings) -> str | None:
     reason = why_not(source, settings.device)
-    if reason is None and pick_device(settings.device).value != "cpu":
+    if reason is None and not _in_packed_file(source) and pick_device(settings.device).value != "cpu":
         reason = "The native engine runs on the CPU, and this machine has a GPU (--device cpu takes the CPU)."
     if reason is None and isinstance(source, Pretrained) and source.model.transformer.wte.weight.device.type != "cpu":
         reason = "The native engine runs on the CPU, and this model does not lie there."
     return reason
+
+
+def _in_packed_file(source: str | Path | Pretrained) -> bool:
+    return not isinstance(source, Pretrained) and is_packed(hub.resolve(source))
 
 
 def _native(source: str | Path | Pretrained, settings: Settings) -> NativeEngine:
@@ -121,4 +127,6 @@ def _cache_bytes(source: str | Path | Pretrained, settings: Settings) -> int | N
         source.config if isinstance(source, Pretrained) else read_config(hub.resolve(source) / "config.json").config
     )
     precision = "bf16" if settings.precision == "auto" else settings.precision
+    if _in_packed_file(source):
+        precision = open_packed(hub.resolve(source) / hub.PACKED).precision
     return page_bytes(config, precision) * -(-settings.cache_tokens // PAGE)

@@ -73,6 +73,9 @@ class Tokenizer(ABC):
     @cached_property
     def vocab_size(self) -> int:
         """Rows an embedding needs: the largest id plus one."""
+        count = self._backend.get_vocab_size(with_added_tokens=True)
+        if all(self._backend.id_to_token(i) is not None for i in range(count)):  # no gaps: without a copy of the whole
+            return count
         return max(self.vocab.values(), default=-1) + 1
 
     @cached_property
@@ -82,11 +85,11 @@ class Tokenizer(ABC):
 
     @property
     def end_id(self) -> int | None:
-        return None if self._end_token is None else self.vocab[self._end_token]
+        return None if self._end_token is None else self._backend.token_to_id(self._end_token)
 
     @property
     def start_id(self) -> int | None:
-        return None if self._start_token is None else self.vocab[self._start_token]
+        return None if self._start_token is None else self._backend.token_to_id(self._start_token)
 
     def token_to_id(self, token: str) -> int | None:
         """The id of a token string as it stands in the vocabulary, None where there is none."""

@@ -56,7 +56,7 @@ class ByteLevelTokenizer(Tokenizer):
 
     def __init__(self, backend: tokenizers.Tokenizer, *, end_token: str | None = None, start_token: str | None = None):
         super().__init__(backend, end_token=end_token, start_token=start_token)
-        lacking = [character for character in byte_alphabet().values() if character not in self.vocab]
+        lacking = [character for character in byte_alphabet().values() if backend.token_to_id(character) is None]
         if lacking:
             warnings.warn(
                 f"This vocabulary lacks {len(lacking)} of the 256 bytes; text that holds them loses them when encoded.",
@@ -64,17 +64,9 @@ class ByteLevelTokenizer(Tokenizer):
             )
 
     @cached_property
-    def _table(self) -> list[bytes]:
+    def _table(self) -> TokenBytes:
         """Bytes of every id; b"" for ids that no token has."""
-        to_byte = alphabet_bytes()
-        added = self._backend.get_added_tokens_decoder()
-        table = [b""] * self.vocab_size
-        for token, token_id in self.vocab.items():
-            if token_id in added or not all(character in to_byte for character in token):
-                table[token_id] = token.encode("utf-8")  # added tokens are written as they are, not in the alphabet
-            else:
-                table[token_id] = bytes(to_byte[character] for character in token)
-        return table
+        return TokenBytes(self._backend)
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         table = self._table
@@ -92,17 +84,34 @@ class ByteLevelTokenizer(Tokenizer):
         return ByteStream(self, skip_special)
 
 
+class TokenBytes(dict[int, bytes]):
+    """Bytes of each id, found when they are first asked for; b"" for ids that no token has."""
+
+    def __init__(self, backend: tokenizers.Tokenizer):
+        super().__init__()
+        self._backend, self._added = backend, backend.get_added_tokens_decoder()
+
+    def __missing__(self, token_id: int) -> bytes:
+        token, to_byte = self._backend.id_to_token(token_id) or "", alphabet_bytes()
+        if token_id in self._added or not all(character in to_byte for character in token):
+            found = token.encode("utf-8")  # added tokens are written as they are, not in the alphabet
+        else:
+            found = bytes(to_byte[character] for character in token)
+        self[token_id] = found
+        return found
+
+
 class ByteStream:
     """Holds back the bytes of an unfinished character until the token that completes it."""
 
     def __init__(self, tokenizer: ByteLevelTokenizer, skip_special: bool = False):
-        self._table = tokenizer._table
+        self._table, self._size = tokenizer._table, tokenizer.vocab_size
         self._skipped = tokenizer.special_ids if skip_special else frozenset()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:
         token_id = int(token_id)
-        if not 0 <= token_id < len(self._table) or token_id in self._skipped:
+        if not 0 <= token_id < self._size or token_id in self._skipped:
             return ""
         return self._decoder.decode(self._table[token_id])
 

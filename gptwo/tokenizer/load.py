@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,11 +142,11 @@ def _tokenizer_json(path: Path, config: dict[str, Any]) -> Tokenizer:
         raise DataError(
             f"{path.name} is no tokenizer of the `tokenizers` library.", where=path, why=str(error), fix=WHAT_TO_PLACE
         ) from error
-    state = json.loads(backend.to_str())
-    kind, decoder = state["model"]["type"], json.dumps(state["decoder"])
+    kind = type(backend.model).__name__
+    decoder = b"" if backend.decoder is None else backend.decoder.__getstate__()  # JSON
     if kind == "WordPiece":
         return _bert_tokenizer(backend, config)
-    if kind == "BPE" and '"ByteLevel"' in decoder:
+    if kind == "BPE" and b'"ByteLevel"' in decoder:
         end = _first(backend, config.get("eos_token"), END_OF_TEXT, "</s>")
         return ByteLevelTokenizer(backend, end_token=end)
     raise DataError(

@@ -25,13 +25,15 @@ from tests.adapt.kinds import config_of, shake
 from tests.cli.conftest import command  # noqa: F401
 
 FORMATS = list(PRECISIONS)
-NAMES = {"onnx": "out", "gguf": "out.gguf", "hf": "out"}
+NAMES = {"onnx": "out", "gguf": "out.gguf", "hf": "out", "native": "out"}
+ENGINE = "gptwo.generate._native"
 
 
 @pytest.fixture
 def available(request):
     """Skips a format whose packages are not here."""
-    for package in (run.NEEDED[request.getfixturevalue("to")], RUNTIMES[request.getfixturevalue("to")]):
+    to = request.getfixturevalue("to")
+    for package in (ENGINE,) if to == "native" else (run.NEEDED[to], RUNTIMES[to]):
         pytest.importorskip(package)
 
 
@@ -43,7 +45,7 @@ def content(folder) -> dict[str, bytes]:
 def test_an_export_is_checked_and_nothing_else_is_left(folders, tmp_path, to, available):
     made = export(folders["language"], to, tmp_path / NAMES[to])
     assert made.path == tmp_path / NAMES[to]
-    assert (made.format, made.precision, made.merged) == (to, "fp32", None)
+    assert (made.format, made.precision, made.merged) == (to, "bf16" if to == "native" else "fp32", None)
     assert made.check.holds
     assert made.size > 4 * 10_000
     assert [path.name for path in tmp_path.iterdir()] == [NAMES[to]]
@@ -115,7 +117,7 @@ def test_a_foreign_folder_is_left_alone(folders, tmp_path):
 
 def spoil(monkeypatch, to):
     """The run-time is given a model with one weight changed."""
-    module = {"onnx": run.onnx, "gguf": run.gguf, "hf": run.hf}[to]
+    module = {"onnx": run.onnx, "gguf": run.gguf, "hf": run.hf, "native": run.native}[to]
     real = module.write
 
     def wrong(first, *rest, **options):
@@ -170,7 +172,7 @@ def without(monkeypatch, package):
     monkeypatch.delitem(__import__("sys").modules, package, raising=False)
 
 
-@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("to", list(RUNTIMES))
 def test_without_the_run_time_it_says_what_to_do(folders, tmp_path, monkeypatch, to):
     if to != "hf":
         pytest.importorskip(run.NEEDED[to])
@@ -295,8 +297,7 @@ def test_a_model_that_is_not_there_or_cannot_be_read(folders, tmp_path):
 def test_a_disk_without_room_is_said_before_anything_is_written(folders, tmp_path, monkeypatch, to):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage(10, 9, 1))
-    if to != "hf":
-        pytest.importorskip(run.NEEDED[to])
+    pytest.importorskip(ENGINE if to == "native" else run.NEEDED[to])
     with pytest.raises(GptwoError, match="GB free") as caught:
         export(folders["language"], to, tmp_path / NAMES[to], unchecked=True)
     assert caught.value.exit_code == 1
@@ -305,9 +306,8 @@ def test_a_disk_without_room_is_said_before_anything_is_written(folders, tmp_pat
 
 @pytest.mark.parametrize("to", FORMATS)
 def test_a_disk_that_fills_up_leaves_nothing(folders, tmp_path, monkeypatch, to):
-    if to != "hf":
-        pytest.importorskip(run.NEEDED[to])
-    module = {"onnx": run.onnx, "gguf": run.gguf, "hf": run.hf}[to]
+    pytest.importorskip(ENGINE if to == "native" else run.NEEDED[to])
+    module = {"onnx": run.onnx, "gguf": run.gguf, "hf": run.hf, "native": run.native}[to]
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")

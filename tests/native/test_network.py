@@ -19,7 +19,7 @@ from gptwo.data.sources import Record
 from gptwo.errors import MissingError, UsageError
 from gptwo.evaluate.language import score_texts
 from gptwo.generate.native_network import on_native
-from gptwo.generate.which import pick_backend
+from gptwo.generate.which import pick_backend, pick_writer
 from gptwo.model.cache import Cache
 from gptwo.model.pretrained import create
 from gptwo.recipe import load_recipe
@@ -221,6 +221,21 @@ def test_without_the_engine_pytorch_predicts_and_a_notice_says_so(gptwo, folders
     code, _, err = gptwo("predict", "--model", folders["plain"], "--precision", "int8", "the quick")
     assert code == 4
     assert "int8" in err
+
+
+def test_what_writes_is_the_native_engine_wherever_it_can(folders, monkeypatch):
+    model = folders["plain"]
+    for precision in ("auto", "fp32", "bf16", "int8", "int4"):
+        assert pick_writer("auto", model, "auto", precision) == ("native", None)
+        assert pick_writer("auto", model, "cpu", precision) == ("native", None)
+    assert pick_writer("torch", model, "auto", "auto") == ("torch", None)
+    assert pick_writer("auto", model, "cuda", "auto") == ("torch", None)
+    assert pick_writer("auto", model, "auto", "fp16") == ("torch", None)
+    monkeypatch.setattr("gptwo.generate.which.sees_gpu", lambda: True)
+    assert pick_writer("auto", model, "auto", "auto") == ("torch", None)
+    assert pick_writer("auto", model, "cpu", "auto") == ("native", None)
+    monkeypatch.setattr("gptwo.generate.native.isas", list)
+    assert pick_writer("auto", model, "cpu", "auto") == ("torch", None)
 
 
 def test_which_backend_computes(folders):
