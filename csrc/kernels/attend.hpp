@@ -24,7 +24,9 @@ struct Queries {
   using I = typename V::I;
   static constexpr bool BYTES = CACHE == gptwo::Precision::int8;
   static constexpr int WORD = gptwo::per_word(CACHE);      // numbers in four bytes
-  static constexpr int PARTS = BYTES && N > 1 ? 2 : 4;     // vectors of a value that are summed up together
+  static constexpr int FIT = V::ACCUMULATORS / N;
+  // Vectors of a value that are summed up together, of floats no more than stay in registers.
+  static constexpr int PARTS = BYTES ? (N > 1 ? 2 : 4) : FIT >= 4 ? 4 : FIT >= 2 ? 2 : 1;
   static constexpr float LOW = 1.0f / 254.0f;
 
   const gptwo::Attention& a;
