@@ -14,7 +14,7 @@ CORE := .venv/.core-$(HASH)
 DEV := .venv/.dev-$(HASH)
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow test-faults bench lint format clean
+.PHONY: help demo test test-slow test-faults test-arm bench lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make test       lint, types, import floors, tests"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make test-faults  10,000 requests with faults, and a server that is killed (FAULTS=COUNT)"
+	@echo "make test-arm   the native engine's ARM kernels, cross-compiled and emulated"
 	@echo "make bench      training speed and memory beside transformers"
 	@echo "make format     format the code"
 	@echo "make clean      remove caches and .venv"
@@ -59,6 +60,19 @@ test-slow: $(DEV)
 FAULTS ?= 10000
 test-faults: $(DEV)
 	GPTWO_FAULTS=$(FAULTS) $(PYTHON) -m pytest -q -m "slow or not slow" tests/serve/test_faults.py
+
+# Processors without extensions, with DotProd, and with I8MM and BF16 too: each must find what it has.
+ARM_CXX ?= aarch64-linux-gnu-g++
+ARM_EMULATOR ?= qemu-aarch64
+test-arm:
+	@for tool in cmake $(ARM_CXX) $(ARM_EMULATOR); do command -v $$tool > /dev/null || \
+		{ echo "$$tool is missing: apt install cmake make g++-aarch64-linux-gnu qemu-user"; exit 1; }; done
+	cmake -S . -B build/arm -DGPTWO_KERNEL_TESTS=ON -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+		-DCMAKE_CXX_COMPILER=$(ARM_CXX) -DCMAKE_EXE_LINKER_FLAGS=-static
+	cmake --build build/arm
+	$(ARM_EMULATOR) -cpu cortex-a57 build/arm/kernels_test plain neon
+	$(ARM_EMULATOR) -cpu neoverse-n1 build/arm/kernels_test plain neon neon_dotprod
+	$(ARM_EMULATOR) -cpu max build/arm/kernels_test plain neon neon_dotprod neon_bf16
 
 bench: $(DEV)
 	$(PYTHON) bench/train.py

@@ -4,6 +4,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace gptwo {
@@ -49,6 +53,24 @@ bool has_avx512() {
          && bit(seven.c, 11);                                                          // VNNI
 }
 bool has_avx512_bf16() { return has_avx512() && bit(leaf(7, 1).a, 5); }
+#elif defined(__aarch64__) && defined(__linux__)
+// Bits of Linux's asm/hwcap.h, whose older versions do not name them all.
+bool has_dotprod() { return getauxval(AT_HWCAP) >> 20 & 1; }
+bool has_i8mm() { return getauxval(AT_HWCAP2) >> 13 & 1; }
+bool has_bf16() { return getauxval(AT_HWCAP2) >> 14 & 1; }
+#elif defined(__aarch64__) && defined(__APPLE__)
+bool has(const char* feature) {
+  int found = 0;
+  size_t size = sizeof found;
+  return sysctlbyname(feature, &found, &size, nullptr, 0) == 0 && found;
+}
+bool has_dotprod() { return has("hw.optional.arm.FEAT_DotProd"); }
+bool has_i8mm() { return has("hw.optional.arm.FEAT_I8MM"); }
+bool has_bf16() { return has("hw.optional.arm.FEAT_BF16"); }
+#elif defined(__aarch64__)
+bool has_dotprod() { return false; }
+bool has_i8mm() { return false; }
+bool has_bf16() { return false; }
 #endif
 
 const Isa ISAS[] = {
@@ -65,7 +87,15 @@ const Isa ISAS[] = {
 #ifdef GPTWO_AVX512_BF16
     {avx512_bf16_kernels, has_avx512_bf16},
 #endif
-    // NEON: a traits header beside simd/avx2.hpp, an isa_neon.cpp, and a line here
+#ifdef GPTWO_NEON  // of every 64-bit ARM processor
+    {neon_kernels, [] { return true; }},
+#endif
+#ifdef GPTWO_NEON_DOTPROD
+    {neon_dotprod_kernels, has_dotprod},
+#endif
+#ifdef GPTWO_NEON_BF16
+    {neon_bf16_kernels, [] { return has_dotprod() && has_i8mm() && has_bf16(); }},
+#endif
 };
 
 }  // namespace

@@ -17,15 +17,15 @@ class Buffer {
   Buffer() = default;
   explicit Buffer(size_t bytes) : bytes_(bytes) {
     if (!bytes) return;
-    const size_t more = bytes >= HUGE ? HUGE : 0;  // to begin at a multiple of a huge page
-    void* place = mmap(nullptr, bytes + more, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const size_t more = bytes >= LARGE ? LARGE : 0;  // to begin at a multiple of a huge page
+    void* place = mmap(nullptr, round(bytes) + more, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (place == MAP_FAILED) throw std::bad_alloc();
     data_ = place;
     if (!more) return;
     char* begin = static_cast<char*>(place);
-    char* aligned = begin + (HUGE - reinterpret_cast<uintptr_t>(begin) % HUGE) % HUGE;
+    char* aligned = begin + (LARGE - reinterpret_cast<uintptr_t>(begin) % LARGE) % LARGE;
     if (aligned != begin) munmap(begin, size_t(aligned - begin));
-    const size_t rest = size_t(begin + bytes + more - aligned) - round(bytes);
+    const size_t rest = size_t(begin + more - aligned);
     if (rest) munmap(aligned + round(bytes), rest);
     data_ = aligned;
 #ifdef MADV_HUGEPAGE
@@ -49,7 +49,8 @@ class Buffer {
   size_t bytes() const { return bytes_; }
 
  private:
-  static constexpr size_t HUGE = size_t(1) << 21, SMALL = size_t(1) << 12;
+  static constexpr size_t LARGE = size_t(1) << 21;
+  static constexpr size_t SMALL = size_t(1) << 16;  // a multiple of every system's page: 4, 16 or 64 KiB
   static size_t round(size_t bytes) { return (bytes + SMALL - 1) / SMALL * SMALL; }
   void* data_ = nullptr;
   size_t bytes_ = 0;

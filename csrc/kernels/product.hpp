@@ -17,7 +17,11 @@ inline int32_t word_at(const char* p) {
 }
 
 // Loops over the registers of a tile are written out, or the tile would live in memory.
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
 #define UNROLL _Pragma("GCC unroll 8")
+#endif
 #define INLINE inline __attribute__((always_inline))
 
 constexpr int AHEAD = 1024;  // bytes of a panel that are asked for ahead of their use, by few rows
