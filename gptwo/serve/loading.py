@@ -95,15 +95,18 @@ def use_of(source: str | Path | Pretrained) -> str:
 
 def _why_not(source: str | Path | Pretrained, settings: Settings) -> str | None:
     reason = why_not(source, settings.device)
-    if reason is None and not _in_packed_file(source) and pick_device(settings.device).value != "cpu":
+    if reason is None and _packed_in(source) is None and pick_device(settings.device).value != "cpu":
         reason = "The native engine runs on the CPU, and this machine has a GPU (--device cpu takes the CPU)."
     if reason is None and isinstance(source, Pretrained) and source.model.transformer.wte.weight.device.type != "cpu":
         reason = "The native engine runs on the CPU, and this model does not lie there."
     return reason
 
 
-def _in_packed_file(source: str | Path | Pretrained) -> bool:
-    return not isinstance(source, Pretrained) and is_packed(hub.resolve(source))
+def _packed_in(source: str | Path | Pretrained) -> str | None:
+    """The precision of a packed folder; None for other models."""
+    if isinstance(source, Pretrained) or not is_packed(hub.resolve(source)):
+        return None
+    return open_packed(hub.resolve(source) / hub.PACKED).precision
 
 
 def _native(source: str | Path | Pretrained, settings: Settings) -> NativeEngine:
@@ -126,7 +129,5 @@ def _cache_bytes(source: str | Path | Pretrained, settings: Settings) -> int | N
     config = (
         source.config if isinstance(source, Pretrained) else read_config(hub.resolve(source) / "config.json").config
     )
-    precision = "bf16" if settings.precision == "auto" else settings.precision
-    if _in_packed_file(source):
-        precision = open_packed(hub.resolve(source) / hub.PACKED).precision
+    precision = _packed_in(source) or ("bf16" if settings.precision == "auto" else settings.precision)
     return page_bytes(config, precision) * -(-settings.cache_tokens // PAGE)
