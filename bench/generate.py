@@ -1,8 +1,9 @@
-"""Generation on a CPU: the native engine in each precision beside its peers, in turn, in one run.
+"""Generation: the native engine on a CPU, or the PyTorch engine on a GPU, beside its peers, in turn, in one run.
 
     python bench/generate.py                                   # GPT-2 124M with random weights, batches of 1, 8, 32
     python bench/generate.py --systems gptwo-int8 --batches 1  # one figure, quickly
     python bench/generate.py --copying TEXT --model gptwo-mini # guessing ahead, on text that repeats itself
+    python bench/generate.py --device cuda                     # on a GPU, beside transformers
 
 Each measurement is a process of its own, so that peak memory is its own; the systems take turns in every round, so
 that a change of the machine's speed meets all of them, and every round begins with a probe of how fast memory can be
@@ -14,6 +15,7 @@ resident memory; and for each precision ours beside the best of the peers.
 Systems
     gptwo-fp32, -bf16, -int8, -int4         this project's native engine
     transformers-fp32, -bf16                transformers' generate with its cache, sdpa
+    transformers-static-bf16                the same with a static cache: its step is compiled and recorded (GPU only)
     ctranslate2-int8                        CTranslate2; the model is converted first
     llama.cpp-bf16, -q8_0, -q4_0            llama.cpp by the package xllamacpp; the model is exported to GGUF first
     openvino-fp16, -int8, -int4             OpenVINO GenAI, from --openvino FOLDER with one folder for each, made by
@@ -39,12 +41,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from gptwo.generate.writer import Writer
     from gptwo.tokenizer import Tokenizer
 
 OURS = ("gptwo-fp32", "gptwo-bf16", "gptwo-int8", "gptwo-int4")
+ON_GPU = ("gptwo-fp32", "gptwo-bf16", "transformers-fp32", "transformers-bf16", "transformers-static-bf16")
 PEERS = (
     "transformers-fp32", "transformers-bf16", "ctranslate2-int8", "llama.cpp-bf16", "llama.cpp-q8_0", "llama.cpp-q4_0",
-    "openvino-fp16", "openvino-int8", "openvino-int4",
+    "openvino-fp16", "openvino-int8", "openvino-int4", "transformers-static-bf16",
 )  # fmt: skip
 SAME = {"fp32": "fp32", "bf16": "bf16", "fp16": "bf16", "int8": "int8", "q8_0": "int8", "int4": "int4", "q4_0": "int4"}
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -56,8 +60,9 @@ Generate = Callable[[list[list[int]], int], int]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--systems", nargs="+", default=[*OURS, *PEERS], choices=[*OURS, *PEERS])
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--systems", nargs="+", choices=[*OURS, *PEERS], help="default: all that run on the device")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--batches", nargs="+", type=int, help="default: 1 8 32, and 128 on a GPU")
     parser.add_argument("--prompt", type=int, default=128, help="tokens of each prompt")
     parser.add_argument("--new", type=int, default=128, help="new tokens of each text")
     parser.add_argument("--long", type=int, default=1000, help="tokens of the prompt that reading is timed with")
@@ -76,6 +81,9 @@ def main() -> None:
     from gptwo.runtime import available_cpus
 
     options.threads = options.threads or available_cpus()
+    gpu = options.device != "cpu"
+    options.systems = options.systems or (ON_GPU if gpu else [*OURS, *PEERS[:-1]])
+    options.batches = options.batches or ([1, 8, 32, 128] if gpu else [1, 8, 32])
     if options.copying:
         copying(options)
         return
@@ -93,14 +101,14 @@ def run(options: argparse.Namespace) -> dict:
     """All systems and batches in turn, `rounds` times."""
     found: dict = {"bandwidth": [], "systems": {}, "left out": {}}
     for number in range(options.rounds):
-        found["bandwidth"].append(read_bandwidth(options.threads))
+        found["bandwidth"].append(read_bandwidth(options.threads) if options.device == "cpu" else copy_bandwidth())
         for batch in options.batches:
             for system in options.systems:
                 if system in found["left out"]:
                     continue
                 python = sys.executable if system in OURS else options.peer_python
                 command = [python, __file__, "--worker", system, str(batch), "--model", str(options.model)]
-                for name in ("prompt", "new", "long", "threads", "openvino"):
+                for name in ("prompt", "new", "long", "threads", "openvino", "device"):
                     if getattr(options, name) is not None:
                         command += [f"--{name}", str(getattr(options, name))]
                 environment = os.environ if system in OURS else {**os.environ, "PYTHONPATH": str(REPOSITORY)}
@@ -150,33 +158,49 @@ def measure(system: str, batch: int, options: argparse.Namespace) -> dict:
 
 
 def load_gptwo(options: argparse.Namespace, precision: str, batch: int) -> tuple[Generate, int | None]:
+    if options.device != "cpu":
+        from gptwo.generate.engine import Engine
+
+        on_gpu = Engine(options.model, device=options.device, precision=precision, max_batch=batch)
+        parameters = on_gpu.backend.model.parameters()
+        return _greedy(on_gpu), sum(one.numel() * one.element_size() for one in parameters)
     from gptwo.generate.native import NativeEngine
 
     engine = NativeEngine(
         options.model, precision=precision, threads=options.threads, max_batch=batch, share=False, speculate=False
     )  # prompts come twice: nothing of the first time may help the second
+    return _greedy(engine), engine.native.usage()["weight_bytes"]
 
+
+def _greedy(engine: Writer) -> Generate:
     def generate(prompts: list[list[int]], new: int) -> int:
         texts = engine.generate(prompts, max_new_tokens=new, temperature=0, ignore_end=True)
         return sum(len(text.ids) for text in texts)
 
-    return generate, engine.native.usage()["weight_bytes"]
+    return generate
 
 
-def load_transformers(options: argparse.Namespace, precision: str, batch: int) -> tuple[Generate, int | None]:
+def load_static(options: argparse.Namespace, precision: str, batch: int) -> tuple[Generate, int | None]:
+    """With a static cache generate compiles the step, and records it as a CUDA graph."""
+    return load_transformers(options, precision, batch, static=True)
+
+
+def load_transformers(
+    options: argparse.Namespace, precision: str, batch: int, static: bool = False
+) -> tuple[Generate, int | None]:
     import torch
     from transformers import GPT2LMHeadModel
 
     torch.set_num_threads(options.threads)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    model = GPT2LMHeadModel.from_pretrained(options.model, dtype=dtype).eval()
+    model = GPT2LMHeadModel.from_pretrained(options.model, dtype=dtype).eval().to(options.device)
 
     def generate(prompts: list[list[int]], new: int) -> int:
-        ids = torch.tensor(prompts)
+        ids = torch.tensor(prompts, device=options.device)
         with torch.inference_mode():
             out = model.generate(
                 ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=new, min_new_tokens=new,
-                pad_token_id=0,
+                pad_token_id=0, cache_implementation="static" if static else None,
             )  # fmt: skip
         return (out.shape[1] - ids.shape[1]) * out.shape[0]
 
@@ -254,6 +278,7 @@ def load_openvino(options: argparse.Namespace, precision: str, batch: int) -> tu
 LOADERS = {
     "gptwo": load_gptwo,
     "transformers": load_transformers,
+    "transformers-static": load_static,
     "ctranslate2": load_ctranslate2,
     "llama.cpp": load_llama,
     "openvino": load_openvino,
@@ -311,6 +336,23 @@ def read_bandwidth(threads: int) -> float:
     return max(once() for _ in range(3))
 
 
+def copy_bandwidth() -> float:
+    """Bytes per second that the GPU reads and writes when it copies 1 GiB, the best of ten copies."""
+    import torch
+
+    source = torch.empty(2**30, dtype=torch.uint8, device="cuda").random_()
+    target = torch.empty_like(source)
+
+    def once() -> float:
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        target.copy_(source)
+        torch.cuda.synchronize()
+        return 2 * source.numel() / (time.perf_counter() - start)
+
+    return max(once() for _ in range(10))
+
+
 def random_model(folder: Path) -> str:
     """GPT-2 124M with random weights and a tokenizer of random merges; every tool's speed is that of the real one."""
     from gptwo.model.config import GPT2Config
@@ -352,11 +394,18 @@ def export_gguf(options: argparse.Namespace) -> None:
                 print(f"{system}: {done.stderr.strip()}", file=sys.stderr)
 
 
+def gpu_name() -> str:
+    import torch
+
+    return torch.cuda.get_device_name()
+
+
 def show(results: dict, options: argparse.Namespace) -> None:
     bandwidth = statistics.median(results["bandwidth"])
     least, most = min(results["bandwidth"]), max(results["bandwidth"])
     span = f"{least / 1e9:.0f} to {most / 1e9:.0f}"
-    print(f"{options.threads} threads; memory is read at {bandwidth / 1e9:.0f} GB/s ({span})")
+    machine = f"{options.threads} threads" if options.device == "cpu" else gpu_name()
+    print(f"{machine}; memory moves at {bandwidth / 1e9:.0f} GB/s ({span})")
     print(f"prompt {options.prompt}, {options.new} new tokens, greedy; {os.path.basename(str(options.model))}")
     found = {
         system: {

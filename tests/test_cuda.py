@@ -8,9 +8,13 @@ import json
 import pytest
 import torch
 
+from gptwo.adapt.apply import apply_adapter
 from gptwo.evaluate.report import read_report
+from gptwo.generate import gpu_step
+from gptwo.generate.decoder import Decoder
 from gptwo.generate.engine import Engine
 from gptwo.model import pretrained as models
+from gptwo.model.cache import Cache
 from gptwo.model.config import GPT2Config
 from gptwo.model.loss import linear_cross_entropy
 from gptwo.model.pretrained import create
@@ -18,9 +22,11 @@ from gptwo.recipe import load_recipe
 from gptwo.tokenizer import train_bpe
 from gptwo.train.finetune import finetune
 from gptwo.train.pretrain import pretrain
+from tests.adapt.kinds import config_of, shake
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 
+LENGTHS = (3, 40, 1, 17, 40, 2, 9)
 TEXTS = ["the cat sat on the mat. the dog sat on the log. ", "猫坐在垫子上，狗坐在木头上。"]
 
 
@@ -97,6 +103,93 @@ def test_greedy_text_equals_that_of_the_cpu(model):
     expected = [one.ids for one in Engine(model, precision="fp32").generate(prompts, max_new_tokens=20, temperature=0)]
     found = Engine(model, device="cuda", precision="fp32").generate(prompts, max_new_tokens=20, temperature=0)
     assert [one.ids for one in found] == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0, "num_beams": 3, "n": 2},
+        {"seed": 5, "top_p": 0.9, "repetition_penalty": 1.3},
+        {"temperature": 0, "no_repeat_ngram": 2, "logprobs": True},
+    ],
+)
+def test_texts_equal_those_of_the_cpu_in_any_batch(model, options):
+    prompts = ["the cat", "猫坐", "", "the dog sat on the log. the", "x"]
+
+    def texts(**where):
+        engine = Engine(model, precision="fp32", **where)
+        return [one.ids for one in engine.generate(prompts, max_new_tokens=30, **options)]
+
+    expected = texts()
+    assert texts(device="cuda") == expected
+    assert texts(device="cuda", max_batch=3) == expected
+
+
+def filled(model, lengths):
+    """A decoder with a text of each length."""
+    decoder = Decoder(model)
+    place = decoder.slots.device
+    for length in lengths:
+        cache = Cache(model.config, 1, length, place)
+        model.transformer(torch.arange(length, device=place)[None] * 7 % 200, cache=cache)
+        decoder.slots.join(cache, 0, length)
+    return decoder
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["own kernels", "recorded network"])
+@torch.inference_mode()
+def test_recorded_steps_equal_the_network(model, plain, monkeypatch):
+    if not plain:
+        monkeypatch.setattr(gpu_step, "takes", lambda model: False)
+    network = copy.deepcopy(model.model).eval()
+    pairs = [filled(network, LENGTHS), filled(copy.deepcopy(network).cuda(), LENGTHS)]
+    for turn in range(20):
+        if turn in (4, 9, 10, 13):  # rows come down to three
+            for decoder in pairs:
+                decoder.slots.leave(turn % 3)
+        ids = torch.arange(pairs[0].slots.rows) * 13 + turn
+        expected, found = pairs[0].step(ids), pairs[1].step(ids.cuda())
+        torch.testing.assert_close(found.cpu(), expected, atol=1e-3, rtol=1e-3)
+    assert pairs[0].slots.counts == pairs[1].slots.counts == pairs[1].slots.lengths[:3].tolist()
+
+
+@pytest.mark.parametrize("kind", ["lora", "houlsby", "ia3", "prefix"])
+def test_adapters_write_the_same_on_a_gpu(model, kind):
+    adapted = copy.deepcopy(model)
+    apply_adapter(adapted.model, config_of(kind))
+    shake(adapted.model, 0.3)
+    prompts = ["the cat", "猫坐", "x"]
+    expected = Engine(adapted, precision="fp32").generate(prompts, max_new_tokens=20, temperature=0)
+    found = Engine(adapted, device="cuda", precision="fp32").generate(prompts, max_new_tokens=20, temperature=0)
+    assert [one.ids for one in found] == [one.ids for one in expected]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "width"), [(1, 48), (3, 80), (4, 768)])
+@torch.inference_mode()
+def test_kernels_equal_torch(dtype, rows, width):
+    kernels = pytest.importorskip("gptwo.generate.gpu_kernels")
+    close = {"atol": 1e-4, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 5e-2, "rtol": 2e-2}
+    x, residual = torch.randn(rows, width).cuda().to(dtype), torch.randn(rows, 70).cuda().to(dtype)
+    layer, norm = torch.nn.Linear(width, 70).cuda().to(dtype), torch.nn.LayerNorm(width).cuda().to(dtype)
+    expected = residual + torch.nn.functional.gelu(layer(norm(x)), approximate="tanh")
+    torch.testing.assert_close(kernels.linear(x, layer, norm, gelu=True, residual=residual), expected, **close)
+
+    heads, columns = 4, 300
+    keys, values = (torch.randn(rows, heads, columns, width // 4).cuda().to(dtype) for _ in range(2))
+    lengths = torch.tensor([0, 130, 299, 7][:rows]).cuda()
+    qkv = torch.randn(rows, 3 * width).cuda().to(dtype)
+    query, key, value = (part.view(rows, heads, width // 4) for part in qkv.split(width, 1))
+    for row, length in enumerate(lengths.tolist()):
+        keys[row, :, length], values[row, :, length] = key[row], value[row]
+    seen = (torch.arange(columns, device="cuda") <= lengths[:, None])[:, None, None]
+    expected = torch.nn.functional.scaled_dot_product_attention(query[:, :, None], keys, values, seen, scale=0.3)
+    given = torch.randn_like(keys), torch.randn_like(values)
+    for mine, theirs in zip(given, (keys, values), strict=True):
+        for row, length in enumerate(lengths.tolist()):
+            mine[row, :, :length] = theirs[row, :, :length]
+    found = kernels.attend(qkv, *given, lengths, 0.3)
+    torch.testing.assert_close(found, expected[:, :, 0].flatten(1), **close)
 
 
 @pytest.mark.parametrize(

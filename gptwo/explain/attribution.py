@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gptwo.explain.trace import Objective, removing, scaled, scaled_input
-from gptwo.generate.torch_backend import evaluating
+from gptwo.generate.decoder import evaluating
 from gptwo.model.heads import Model
 
 ROW_TOKENS = 4096  # tokens that go through the network at once

@@ -24,7 +24,7 @@ from gptwo.explain.lens import logit_lens
 from gptwo.explain.neighbours import nearest
 from gptwo.explain.trace import Objective, fixed_prefix, trace
 from gptwo.generate.codec import Codec
-from gptwo.generate.torch_backend import evaluating
+from gptwo.generate.decoder import evaluating
 from gptwo.model.loss import IGNORE
 from gptwo.model.pretrained import Pretrained
 from gptwo.runtime import pick_device

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gptwo.data.batching import Example, collate
-from gptwo.generate.torch_backend import evaluating
+from gptwo.generate.decoder import evaluating
 from gptwo.model.heads import Model
 
 BATCH_TOKENS = 8192

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gptwo.adapt.prefix import Prompt, prefix_of
-from gptwo.generate.torch_backend import evaluating
+from gptwo.generate.decoder import evaluating
 from gptwo.model.gpt2 import Attention
 from gptwo.model.heads import Model
 

@@ -1,35 +1,23 @@
-"""The PyTorch backend: prefill and step over a static key/value cache.
+"""The PyTorch backend: prompts are read together, then every text gets a token a step.
 
 R rows (sequences)    T tokens of the longest context    C width of the hidden states    V vocabulary
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import weakref
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from gptwo.generate.decoder import Decoder, evaluating
 from gptwo.model.cache import Cache
 from gptwo.model.heads import Model
 
 PAD = -1  # never a row of the embedding
 SCORED_LOGITS = 2**24  # logits held at a time while scoring: 64 MiB in float32
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout; a model in training goes on training afterwards."""
-    training = [module for module in model.modules() if module.training] if model.training else []
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 class TorchBackend:
@@ -44,6 +32,7 @@ class TorchBackend:
         self.config = model.config
         weight = model.transformer.wte.weight
         self.device, self.dtype = weight.device, weight.dtype
+        self._free: list[Decoder] = []  # a decoder keeps its recorded steps from batch to batch
 
     @torch.inference_mode()
     def prefill(self, contexts: Sequence[Sequence[int]], room: int) -> tuple[TorchBatch, Tensor]:
@@ -51,7 +40,7 @@ class TorchBackend:
         rows = [unique.setdefault(tuple(context), len(unique)) for context in contexts]
         lengths = [len(context) for context in unique]
         T = max(lengths)
-        cache = Cache(self.config, len(unique), T + room, self.device, self.dtype)
+        cache = Cache(self.config, len(unique), T, self.device, self.dtype)
         ids = torch.tensor([[PAD] * (T - len(context)) + list(context) for context in unique], device=self.device)
         positions = documents = None
         if min(lengths) < T:  # shorter rows are padded on the left, so that all end together
@@ -60,11 +49,18 @@ class TorchBackend:
         last = (torch.arange(len(unique), device=self.device) + 1) * T - 1
         with evaluating(self.model):
             hidden = self.model.transformer(ids, positions, documents, cache, last)  # (R, C)
-        batch = TorchBatch(self, cache, lengths)
-        if rows != list(range(len(unique))):
-            batch.select(rows)
-            hidden = hidden[torch.tensor(rows, device=self.device)]
-        return batch, self.logits(hidden)
+        decoder = self._free.pop() if self._free else Decoder(self.model)
+        decoder.slots.reserve_room(len(rows), T + room)
+        for row in rows:
+            decoder.slots.join(cache, row, lengths[row])
+        batch = TorchBatch(decoder, rows, min(lengths))
+        weakref.finalize(batch, self._take_back, decoder)
+        return batch, self.logits(hidden[torch.tensor(rows, device=self.device)])
+
+    def _take_back(self, decoder: Decoder) -> None:
+        """A batch is over."""
+        decoder.slots.clear()
+        self._free.append(decoder)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., C) -> (..., V) in float32, whatever the precision of the weights."""
@@ -93,36 +89,24 @@ class TorchBackend:
 
 
 class TorchBatch:
-    """Sequences that run together, with their cache.
+    """Sequences that run together.
 
     Args:
-        lengths: tokens in each row so far, padding not counted.
+        decoder: holds their keys and values.
+        prompts: which prompt each row began with.
+        shortest: tokens of the shortest prompt.
     """
 
-    def __init__(self, backend: TorchBackend, cache: Cache, lengths: Sequence[int]):
-        self._backend, self._cache = backend, cache
-        self._padded = min(lengths) < max(lengths)
-        self._lengths = torch.tensor(lengths, device=backend.device)  # (R,)
-        self._prompts = list(range(len(lengths)))  # which prompt each row began with
-        self._prompt_slots = cache.length
+    def __init__(self, decoder: Decoder, prompts: Sequence[int], shortest: int):
+        self._decoder, self._prompts, self._shortest = decoder, list(prompts), shortest
 
     @torch.inference_mode()
     def step(self, ids: Tensor) -> Tensor:
-        positions = None
-        if self._padded:
-            positions = self._lengths.clamp(max=self._backend.config.n_positions - 1)[:, None]  # (R, 1)
-        model = self._backend.model
-        with evaluating(model):
-            hidden = model.transformer(ids[:, None], positions, None, self._cache)  # (R, 1, C)
-        self._lengths += 1
-        return self._backend.logits(hidden[:, 0])
+        with evaluating(self._decoder.model):
+            return self._decoder.step(ids)
 
     @torch.inference_mode()
     def select(self, rows: Sequence[int]) -> None:
-        if list(rows) == list(range(len(self._lengths))):
-            return
-        index = torch.tensor(rows, dtype=torch.long, device=self._backend.device)
         prompts = [self._prompts[row] for row in rows]
-        self._cache.reorder(index, since=self._prompt_slots if prompts == self._prompts else 0)
+        self._decoder.slots.select(rows, since=self._shortest if prompts == self._prompts else 0)
         self._prompts = prompts
-        self._lengths = self._lengths[index]

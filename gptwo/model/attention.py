@@ -1,4 +1,5 @@
-"""Causal attention for training on a CPU: blocks of queries that stay in the cache, through matrix products.
+"""Who sees whom; and causal attention for training on a CPU: blocks of queries that stay in the processor's cache,
+through matrix products.
 
 PyTorch's own CPU kernel recomputes with a slow exponential; here the scores of a block of queries against the keys
 before it go through the machine's matrix unit in bf16, and the backward pass recomputes them block by block
@@ -15,9 +16,26 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 BLOCK = 128  # queries at a time
 HEADS = 16  # heads at a time: with BLOCK queries their scores stay in the cache
+
+
+def attention_mask(T: int, documents: Tensor | None, past: int, device: torch.device, before: int = 0) -> Tensor | None:
+    """Which of the S = past + T tokens each of the T new ones sees; all see the `before` slots ahead of those.
+
+    Returns:
+        (1 or B, 1, T, before + S) boolean, or None where plain causal attention says it all.
+    """
+    if documents is None and (past + before == 0 or T == 1):
+        return None
+    mask = torch.ones(T, past + T, dtype=torch.bool, device=device).tril(past)[None]  # (1, T, S)
+    if documents is not None:
+        mask = mask & (documents[:, past:, None] == documents[:, None, :])  # (B, T, S)
+    if before:
+        mask = F.pad(mask, (before, 0), value=True)
+    return mask[:, None]
 
 
 def blocked_attention(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gptwo.errors import UsageError
+from gptwo.model.attention import attention_mask
 from gptwo.model.config import GPT2Config
 
 # B rows (sequences), H heads, L slots (the longest sequence), D width of a head, T new tokens
@@ -27,12 +28,8 @@ class KeyValues(Beginning, Protocol):
     def length(self) -> int:
         """Tokens so far."""
 
-    @property
-    def prefix(self) -> int:
-        """Slots before the first token."""
-
     def reserve(self, new: int, documents: Tensor | None) -> Tensor | None:
-        """Make room for `new` tokens; returns the documents of all, (B, length + new), None where all is one."""
+        """Make room for `new` tokens; returns what each of them sees, a mask as of `attention_mask`."""
 
     def advance(self, new: int) -> None:
         """Count `new` tokens as seen."""
@@ -83,7 +80,7 @@ class Cache:
             setattr(self, name, torch.cat([first, slots], 3))
 
     def reserve(self, new: int, documents: Tensor | None) -> Tensor | None:
-        """Note the documents of `new` tokens; returns those of all tokens so far, (B, length + new), or None.
+        """Note the documents of `new` tokens; returns the mask of what they see, as `attention_mask` does.
 
         Raises:
             UsageError: the cache has fewer than `new` free slots.
@@ -93,13 +90,14 @@ class Cache:
                 f"The cache holds {self.capacity} tokens; {self.length} are in it and {new} more were given.",
                 fix="trim the sequence, or make the cache longer",
             )
-        if documents is None and self.documents is None:
-            return None
-        if self.documents is None:
-            self.documents = torch.zeros(self.batch, self.capacity, dtype=torch.long, device=self.keys.device)
-        span = slice(self.length, self.length + new)
-        self.documents[:, span] = 0 if documents is None else documents
-        return self.documents[:, : self.length + new]
+        seen = None
+        if documents is not None or self.documents is not None:
+            if self.documents is None:
+                self.documents = torch.zeros(self.batch, self.capacity, dtype=torch.long, device=self.keys.device)
+            span = slice(self.length, self.length + new)
+            self.documents[:, span] = 0 if documents is None else documents
+            seen = self.documents[:, : self.length + new]
+        return attention_mask(new, seen, self.length, self.keys.device, self.prefix)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write new keys and values (B, H, T, D) of one layer; returns all of that layer, (B, H, prefix + S, D)."""

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from gptwo.errors import UsageError
-from gptwo.model.attention import blocked_attention, blocked_attention_pays
+from gptwo.model.attention import attention_mask, blocked_attention, blocked_attention_pays
 from gptwo.model.cache import Beginning, KeyValues
 from gptwo.model.config import GPT2Config
 
@@ -150,21 +150,23 @@ class GPT2(nn.Module):
         Raises:
             UsageError: more tokens than positions, or more than the cache can hold.
         """
-        past = 0 if cache is None else cache.length
         T = ids.shape[1]
         if positions is None:
+            past = 0 if cache is None else cache.length
             if past + T > self.config.n_positions:
                 raise UsageError(
                     f"The sequence has {past + T} tokens; this network has {self.config.n_positions} positions.",
                     fix="shorten the text, or cut it into windows",
                 )
             positions = torch.arange(past, past + T, device=ids.device)
-        seen = documents if cache is None else cache.reserve(T, documents)
         before, kept = 0, cache
         if self.prefix is not None:
             before, kept = self.prefix.tokens, self.prefix.stand_before(self, cache)
             positions = positions + before
-        mask = attention_mask(T, seen, past, ids.device, before)
+        if cache is None:
+            mask = attention_mask(T, documents, 0, ids.device, before)
+        else:
+            mask = cache.reserve(T, documents)
 
         x = self.drop(self.wte(ids.clamp(min=0)) + self.wpe(positions))  # (B, T, C)
         for block in self.h:
@@ -176,22 +178,6 @@ class GPT2(nn.Module):
         if cache is not None:
             cache.advance(T)
         return self.ln_f(x)
-
-
-def attention_mask(T: int, documents: Tensor | None, past: int, device: torch.device, before: int = 0) -> Tensor | None:
-    """Which of the S = past + T tokens each of the T new ones sees; all see the `before` slots ahead of those.
-
-    Returns:
-        (1 or B, 1, T, before + S) boolean, or None where plain causal attention says it all.
-    """
-    if documents is None and (past + before == 0 or T == 1):
-        return None
-    mask = torch.ones(T, past + T, dtype=torch.bool, device=device).tril(past)[None]  # (1, T, S)
-    if documents is not None:
-        mask = mask & (documents[:, past:, None] == documents[:, None, :])  # (B, T, S)
-    if before:
-        mask = F.pad(mask, (before, 0), value=True)
-    return mask[:, None]
 
 
 def initialise(module: nn.Module, config: GPT2Config, generator: torch.Generator | None = None) -> None:

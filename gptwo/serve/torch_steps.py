@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gptwo.generate.torch_backend import SCORED_LOGITS, evaluating
+from gptwo.generate.decoder import Decoder, evaluating
+from gptwo.generate.slots import columns_for
+from gptwo.generate.torch_backend import SCORED_LOGITS
 from gptwo.model.cache import Cache
 from gptwo.model.gpt2 import GPT2
 from gptwo.model.heads import Model
 from gptwo.serve.choose import choose, score
-from gptwo.serve.rows_cache import RowsCache, columns_for
 from gptwo.serve.work import Chosen, Chunk, Prompt, Row, Scored, Step
 
 PAD = -1
@@ -49,9 +50,9 @@ class TorchSteps:
         network = model.transformer
         weight = network.wte.weight if isinstance(network, GPT2) else next(model.parameters())  # or of its head
         self.device, self.dtype = weight.device, weight.dtype
-        self._cache = RowsCache(self.config, self.device, self.dtype)
-        self._running: list[Row] = []  # as they stand in the cache
-        self._lengths: list[int] = []  # tokens of each in the cache
+        self._decoder = Decoder(model)
+        self._slots = self._decoder.slots
+        self._running: list[Row] = []  # as they stand in the slots
         self._reading: dict[Prompt, Cache] = {}
         self._last: dict[Prompt, Tensor] = {}  # (C,) of the last token read, of prompts that are judged
 
@@ -65,7 +66,7 @@ class TorchSteps:
 
     @property
     def held(self) -> int:
-        return self._cache.held + sum(cache.length for cache in self._reading.values())
+        return self._slots.held + sum(cache.length for cache in self._reading.values())
 
     def left_over(self) -> str | None:
         return f"{self.held} tokens of cache" if self.held else None
@@ -75,7 +76,7 @@ class TorchSteps:
 
     def room_for(self, lengths: Sequence[int]) -> int:
         """Rows are as wide as the longest of them, their number grows by doubling, and one prompt is read beside."""
-        return (1 + (1 << (len(lengths) - 1).bit_length())) * columns_for(max(lengths)) if lengths else 0
+        return (1 + (1 << (len(lengths) - 1).bit_length())) * columns_for(max(lengths), self.device) if lengths else 0
 
     @contextmanager
     def speaking(self) -> Iterator[None]:
@@ -108,10 +109,9 @@ class TorchSteps:
         if row not in self._running:
             return
         place, last = self._running.index(row), len(self._running) - 1
-        self._cache.leave(place)
-        self._running[place], self._lengths[place] = self._running[last], self._lengths[last]
+        self._slots.leave(place)
+        self._running[place] = self._running[last]
         self._running.pop()
-        self._lengths.pop()
 
     def abandon(self, prompt: Prompt) -> None:
         self._reading.pop(prompt, None)
@@ -145,12 +145,8 @@ class TorchSteps:
 
     def _decode(self) -> list[Chosen]:
         """The newest token of each running text goes in, the next one comes out."""
-        newest = torch.tensor([[row.text.ids[-1]] for row in self._running], device=self.device)
-        positions = torch.tensor(self._lengths, device=self.device)[:, None]  # (R, 1)
-        self._cache.make_room()
-        hidden = self.model.transformer(newest, positions, None, self._cache)[:, 0]
-        self._lengths = [length + 1 for length in self._lengths]
-        return choose(self._logits(hidden), self._running, self.end_id)
+        newest = torch.tensor([row.text.ids[-1] for row in self._running], device=self.device)
+        return choose(self._decoder.step(newest)[:, : self.vocab_size], self._running, self.end_id)
 
     def _read_together(self, prompts: Sequence[Prompt]) -> list[Chosen]:
         """Whole prompts, padded on the left so that all end together."""
@@ -189,8 +185,7 @@ class TorchSteps:
         for place, prompt in enumerate(prompts):
             rows = [row for row in prompt.rows if row.text.limit > 0]
             if rows:
-                self._cache.join(cache, place, len(prompt.ids), len(rows))
-                self._lengths += [len(prompt.ids)] * len(rows)
+                self._slots.join(cache, place, len(prompt.ids), len(rows))
                 self._running += rows
             begun += rows
             places += [place] * len(rows)
