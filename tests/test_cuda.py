@@ -19,10 +19,13 @@ from gptwo.model.config import GPT2Config
 from gptwo.model.loss import linear_cross_entropy
 from gptwo.model.pretrained import create
 from gptwo.recipe import load_recipe
+from gptwo.serve.jobs import Lane
+from gptwo.serve.scheduler import Scheduler
 from gptwo.tokenizer import train_bpe
 from gptwo.train.finetune import finetune
 from gptwo.train.pretrain import pretrain
 from tests.adapt.kinds import config_of, shake
+from tests.serve.test_scheduler import WAYS, Speaker, Waiting
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 
@@ -111,6 +114,7 @@ def test_greedy_text_equals_that_of_the_cpu(model):
         {"temperature": 0, "num_beams": 3, "n": 2},
         {"seed": 5, "top_p": 0.9, "repetition_penalty": 1.3},
         {"temperature": 0, "no_repeat_ngram": 2, "logprobs": True},
+        {"seed": 2, "temperature": 1.5, "stop": ("a", "子"), "n": 3},
     ],
 )
 def test_texts_equal_those_of_the_cpu_in_any_batch(model, options):
@@ -118,7 +122,7 @@ def test_texts_equal_those_of_the_cpu_in_any_batch(model, options):
 
     def texts(**where):
         engine = Engine(model, precision="fp32", **where)
-        return [one.ids for one in engine.generate(prompts, max_new_tokens=30, **options)]
+        return [(one.ids, one.finish_reason) for one in engine.generate(prompts, max_new_tokens=90, **options)]
 
     expected = texts()
     assert texts(device="cuda") == expected
@@ -164,10 +168,33 @@ def test_adapters_write_the_same_on_a_gpu(model, kind):
     assert [one.ids for one in found] == [one.ids for one in expected]
 
 
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_texts_served_on_a_gpu_equal_those_of_the_cpu_whatever_runs_beside_them(model, way):
+    prompts, limits = ["the cat", "猫坐", "", "the dog sat on the log. the", "x"], [3, 30, 7, 25, 1]
+    engine = Engine(model, precision="fp32")
+    expected = [
+        engine.generate([prompt], max_new_tokens=limit, **way)[0].text
+        for prompt, limit in zip(prompts, limits, strict=True)
+    ]
+    moved = copy.copy(model)
+    moved.model = copy.deepcopy(model.model).cuda()
+    speaker, scheduler = Speaker(moved), Scheduler(strict=True)
+    scheduler.add("tiny", Lane(speaker.backend, max_batch=3, chunk=4))
+    scheduler.start()
+    jobs = [Waiting(speaker.prompt(prompt, limit, **way)) for prompt, limit in zip(prompts, limits, strict=True)]
+    for job in jobs:
+        scheduler.submit(job)
+    assert [job.result()[0] for job in jobs] == expected
+    assert scheduler.drain(30)
+    scheduler.stop()
+    assert scheduler.failure is None
+    assert speaker.backend.left_over() is None
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("rows", "width"), [(1, 48), (3, 80), (4, 768)])
+@pytest.mark.parametrize(("rows", "width", "columns"), [(1, 48, 300), (3, 80, 130), (4, 768, 1000)])
 @torch.inference_mode()
-def test_kernels_equal_torch(dtype, rows, width):
+def test_kernels_equal_torch(dtype, rows, width, columns):
     kernels = pytest.importorskip("gptwo.generate.gpu_kernels")
     close = {"atol": 1e-4, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 5e-2, "rtol": 2e-2}
     x, residual = torch.randn(rows, width).cuda().to(dtype), torch.randn(rows, 70).cuda().to(dtype)
@@ -175,9 +202,13 @@ def test_kernels_equal_torch(dtype, rows, width):
     expected = residual + torch.nn.functional.gelu(layer(norm(x)), approximate="tanh")
     torch.testing.assert_close(kernels.linear(x, layer, norm, gelu=True, residual=residual), expected, **close)
 
-    heads, columns = 4, 300
+    added = kernels.add_norm(x, x * x, norm)
+    torch.testing.assert_close(added, (x + x * x, norm(x + x * x)), **close)
+    torch.testing.assert_close(kernels.project(x, layer.weight), x.float() @ layer.weight.float().T, **close)
+
+    heads = 4
     keys, values = (torch.randn(rows, heads, columns, width // 4).cuda().to(dtype) for _ in range(2))
-    lengths = torch.tensor([0, 130, 299, 7][:rows]).cuda()
+    lengths = torch.tensor([columns // 2, columns - 1, 0, 7][:rows]).cuda()
     qkv = torch.randn(rows, 3 * width).cuda().to(dtype)
     query, key, value = (part.view(rows, heads, width // 4) for part in qkv.split(width, 1))
     for row, length in enumerate(lengths.tolist()):
@@ -188,7 +219,8 @@ def test_kernels_equal_torch(dtype, rows, width):
     for mine, theirs in zip(given, (keys, values), strict=True):
         for row, length in enumerate(lengths.tolist()):
             mine[row, :, :length] = theirs[row, :, :length]
-    found = kernels.attend(qkv, *given, lengths, 0.3)
+    parts = kernels.Parts(rows, heads, width // 4, lengths.device)
+    found = kernels.attend(qkv, *given, lengths, 0.3, parts)
     torch.testing.assert_close(found, expected[:, :, 0].flatten(1), **close)
 
 

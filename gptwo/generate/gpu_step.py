@@ -16,7 +16,8 @@ from gptwo.generate.slots import Slots
 from gptwo.model.gpt2 import GPT2, MLP, Attention, Block
 from gptwo.model.heads import Model
 
-FEW = 4  # rows up to which weights are multiplied as they come; more go through the libraries' matrix products
+FEW = 2  # rows up to which weights are multiplied as they come; more go through the libraries' matrix products
+DOZENS = 64  # rows up to which the libraries' projection onto the vocabulary is the slower one
 
 
 def takes(model: Model) -> bool:
@@ -40,36 +41,43 @@ def _has_triton() -> bool:
 
 def step(model: Model, slots: Slots, ids: Tensor) -> Tensor:
     """Logits of each row's next token in float32, (R,) -> (R, V); its keys and values go into `slots`."""
-    from gptwo.generate import gpu_kernels as kernels
-
-    network, rows = model.transformer, len(ids)
-    lengths = slots.lengths[:rows]
-    linear = kernels.linear if rows <= FEW else _linear
-    x = kernels.embed(ids, lengths, network.wte.weight, network.wpe.weight)  # (R, C)
-    for layer, block in enumerate(network.h):
-        attention, mlp = block.attn, block.mlp
-        qkv = linear(x, attention.c_attn, block.ln_1)  # (R, 3 * C)
-        mixed = kernels.attend(qkv, slots.keys[layer], slots.values[layer], lengths, attention.scale)
-        x = linear(mixed, attention.c_proj, residual=x)
-        x = linear(linear(x, mlp.c_fc, block.ln_2, gelu=True), mlp.c_proj, residual=x)
-    logits = linear(x, model.projection, network.ln_f, dtype=torch.float32)
+    logits = _few(model, slots, ids) if len(ids) <= FEW else _many(model, slots, ids)
     slots.advance(1)
     return logits
 
 
-def _linear(
-    x: Tensor,
-    layer: nn.Linear,
-    norm: nn.LayerNorm | None = None,
-    *,
-    gelu: bool = False,
-    residual: Tensor | None = None,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    """What `gpu_kernels.linear` does, for many rows."""
-    y = layer(x if norm is None else norm(x))
-    if gelu:
-        y = F.gelu(y, approximate="tanh")
-    if residual is not None:
-        y = residual + y
-    return y if dtype is None else y.to(dtype)
+def _few(model: Model, slots: Slots, ids: Tensor) -> Tensor:
+    """Weights are multiplied as they come from memory: five kernels a layer."""
+    from gptwo.generate import gpu_kernels as kernels
+
+    network, lengths = model.transformer, slots.lengths[: len(ids)]
+    linear, parts = kernels.linear, kernels.Parts(len(ids), network.config.n_head, network.config.head_dim, ids.device)
+    x = kernels.embed(ids, lengths, network.wte.weight, network.wpe.weight)  # (R, C)
+    for layer, block in enumerate(network.h):
+        attention, mlp = block.attn, block.mlp
+        qkv = linear(x, attention.c_attn, block.ln_1)  # (R, 3 * C)
+        mixed = kernels.attend(qkv, slots.keys[layer], slots.values[layer], lengths, attention.scale, parts)
+        x = linear(mixed, attention.c_proj, residual=x)
+        x = linear(linear(x, mlp.c_fc, block.ln_2, gelu=True), mlp.c_proj, residual=x)
+    return linear(x, model.projection, network.ln_f, dtype=torch.float32)
+
+
+def _many(model: Model, slots: Slots, ids: Tensor) -> Tensor:
+    """Matrix products are the libraries'."""
+    from gptwo.generate import gpu_kernels as kernels
+
+    network, lengths = model.transformer, slots.lengths[: len(ids)]
+    parts = kernels.Parts(len(ids), network.config.n_head, network.config.head_dim, ids.device)
+    x = kernels.embed(ids, lengths, network.wte.weight, network.wpe.weight)  # (R, C)
+    normed = network.h[0].ln_1(x)
+    following = [*(block.ln_1 for block in network.h[1:]), network.ln_f]
+    for layer, (block, norm) in enumerate(zip(network.h, following, strict=True)):
+        attention, mlp = block.attn, block.mlp
+        qkv = attention.c_attn(normed)  # (R, 3 * C)
+        mixed = kernels.attend(qkv, slots.keys[layer], slots.values[layer], lengths, attention.scale, parts)
+        x, normed = kernels.add_norm(x, attention.c_proj(mixed), block.ln_2)
+        inner = F.gelu(mlp.c_fc(normed), approximate="tanh")
+        x, normed = kernels.add_norm(x, mlp.c_proj(inner), norm)
+    if len(ids) <= DOZENS and model.projection.bias is None:
+        return kernels.project(normed, model.projection.weight)
+    return model.projection(normed).float()
