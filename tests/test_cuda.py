@@ -136,7 +136,7 @@ def filled(model, lengths):
     for length in lengths:
         cache = Cache(model.config, 1, length, place)
         model.transformer(torch.arange(length, device=place)[None] * 7 % 200, cache=cache)
-        decoder.slots.join(cache, 0, length)
+        decoder.slots.join(cache, [0], [length])
     return decoder
 
 
@@ -179,7 +179,7 @@ def test_texts_served_on_a_gpu_equal_those_of_the_cpu_whatever_runs_beside_them(
     moved = copy.copy(model)
     moved.model = copy.deepcopy(model.model).cuda()
     speaker, scheduler = Speaker(moved), Scheduler(strict=True)
-    scheduler.add("tiny", Lane(speaker.backend, max_batch=3, chunk=4))
+    scheduler.add("tiny", Lane(speaker.backend, max_batch=3, chunk=4, cache_tokens=None))
     scheduler.start()
     jobs = [Waiting(speaker.prompt(prompt, limit, **way)) for prompt, limit in zip(prompts, limits, strict=True)]
     for job in jobs:

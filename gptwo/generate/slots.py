@@ -67,23 +67,34 @@ class Slots:
         """Tokens of all rows."""
         return sum(self.counts)
 
-    def join(self, source: Cache, row: int, tokens: int, times: int = 1) -> None:
-        """Add rows with the keys and values of the last `tokens` columns of a row of another cache.
+    def join(self, source: Cache, rows: Sequence[int], tokens: Sequence[int]) -> None:
+        """Add texts that another cache has read.
 
         Args:
-            times: how many rows, all alike.
+            rows: which row of `source` each of them is; several may be of one.
+            tokens: how many it has; they stand in the last columns of `source`.
         """
         if not self.rows and self.prefix != source.prefix:
             self.prefix = source.prefix
             self._take(0, 0)
-        self.reserve_room(self.rows + times, tokens + 1)
-        rows = slice(self.rows, self.rows + times)
+        self.reserve_room(self.rows + len(rows), max(tokens) + 1)
+        first, joined = 0, self.rows
+        for start in range(1, len(rows) + 1):  # neighbours of one length are copied together
+            alike = start < len(rows) and tokens[start] == tokens[first]
+            if not alike or rows[start] != rows[start - 1] + 1:
+                into, of = slice(joined + first, joined + start), slice(rows[first], rows[start - 1] + 1)
+                self._copy(source, into, of, tokens[first])
+                first = start
+        self.lengths[joined : joined + len(rows)] = torch.tensor(tokens, device=self.device)
+        self.counts += tokens
+
+    def _copy(self, source: Cache, into: slice, of: slice, tokens: int) -> None:
+        """The virtual tokens, and the last columns of other rows."""
         at = slice(source.prefix + source.length - tokens, source.prefix + source.length)
         for own, other in ((self.keys, source.keys), (self.values, source.values)):
-            own[:, rows, :, : self.prefix] = other[:, row, None, :, : self.prefix]
-            own[:, rows, :, self.prefix : self.prefix + tokens] = other[:, row, None, :, at]
-        self.lengths[rows] = tokens
-        self.counts += [tokens] * times
+            if self.prefix:
+                own[:, into, :, : self.prefix] = other[:, of, :, : self.prefix]
+            own[:, into, :, self.prefix : self.prefix + tokens] = other[:, of, :, at]
 
     def leave(self, row: int) -> None:
         """Drop a row; the last row takes its number."""

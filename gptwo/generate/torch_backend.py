@@ -51,8 +51,7 @@ class TorchBackend:
             hidden = self.model.transformer(ids, positions, documents, cache, last)  # (R, C)
         decoder = self._free.pop() if self._free else Decoder(self.model)
         decoder.slots.reserve_room(len(rows), T + room)
-        for row in rows:
-            decoder.slots.join(cache, row, lengths[row])
+        decoder.slots.join(cache, rows, [lengths[row] for row in rows])
         batch = TorchBatch(decoder, rows, min(lengths))
         weakref.finalize(batch, self._take_back, decoder)
         return batch, self.logits(hidden[torch.tensor(rows, device=self.device)])

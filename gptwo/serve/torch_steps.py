@@ -184,13 +184,12 @@ class TorchSteps:
         places = []
         for place, prompt in enumerate(prompts):
             rows = [row for row in prompt.rows if row.text.limit > 0]
-            if rows:
-                self._slots.join(cache, place, len(prompt.ids), len(rows))
-                self._running += rows
             begun += rows
             places += [place] * len(rows)
         if not begun:
             return []
+        self._slots.join(cache, places, [len(prompts[place].ids) for place in places])
+        self._running += begun
         logits = self._logits(hidden)
         return choose(logits[torch.tensor(places, device=self.device)], begun, self.end_id)
 
