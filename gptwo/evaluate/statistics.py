@@ -41,9 +41,9 @@ class Comparison:
     Args:
         system, other: names of the systems; the difference is system − other.
         metric: key of the metric, e.g. "accuracy".
-        difference: paired bootstrap interval of the difference, in the metric's own unit.
+        difference: interval of the difference, in the metric's own unit: paired bootstrap, or Student's over runs.
         p_value: of `test`, two-sided.
-        test: "McNemar, exact" or "paired bootstrap".
+        test: "exact McNemar", "paired bootstrap" or "paired t".
         only_system, only_other: records that only one of the two got right (McNemar).
     """
 
@@ -201,6 +201,23 @@ def mcnemar(correct: Sequence[bool], other_correct: Sequence[bool]) -> tuple[int
     from scipy.special import bdtr
 
     return only_first, only_second, float(min(1.0, 2 * bdtr(fewer, tosses, 0.5)))
+
+
+def compare_runs(ours: Sequence[float], theirs: Sequence[float]) -> tuple[Interval, float | None]:
+    """Mean difference of two systems over runs in pairs, with Student's interval and p-value; none of a single run.
+
+    Gosset ("Student") 1908, https://doi.org/10.1093/biomet/6.1.1
+    """
+    difference = np.asarray(ours, float) - np.asarray(theirs, float)
+    mean, count = float(difference.mean()), len(difference)
+    if count < 2:
+        return Interval(mean), None
+    from scipy import stats
+
+    error = float(difference.std(ddof=1)) / count**0.5
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) * error
+    p_value = float(2 * stats.t.sf(abs(mean) / error, count - 1)) if error else float(mean == 0)
+    return Interval(mean, mean - reach, mean + reach), p_value
 
 
 def f1_of_sums(sums: np.ndarray) -> np.ndarray:

@@ -60,7 +60,8 @@ def _verdict(report: Report, tuned: System, other: System) -> Verdict:
     else:
         better = f"{who} beats {other.name} by {size}"
         worse = f"{who} LOSES to {whom} by {size}"
-        equal = f"{who} and {other.name} cannot be told apart on this test set: {_signed(gain, size)}"
+        where = "over these runs" if comparison and comparison.test == "paired t" else "on this test set"
+        equal = f"{who} and {other.name} cannot be told apart {where}: {_signed(gain, size)}"
     sentence = f"{({'better': better, 'equal': equal, 'worse': worse})[outcome]} {evidence}."
     certain = comparison is not None and comparison.difference.low is not None
     return Verdict(other.name, outcome, sentence, certain)

@@ -25,7 +25,7 @@ from gptwo.errors import UsageError
 from gptwo.evaluate import metrics
 from gptwo.evaluate.baselines import TfidfLogisticRegression
 from gptwo.evaluate.report import DataFile, Report, SizePoint, System
-from gptwo.evaluate.statistics import Comparison, Interval
+from gptwo.evaluate.statistics import Comparison, compare_runs
 from gptwo.model.pretrained import Pretrained
 from gptwo.recipe import Recipe, load_recipe
 from gptwo.train.augment import TFIDF, Wish, augment, label_of, plain_data, read_labelled, write_rows, writer_recipe
@@ -355,14 +355,6 @@ def deviation(values: np.ndarray) -> float:
 
 
 def _comparison(system: str, other: str, runs: Sequence[Mapping[str, Figures]]) -> Comparison:
-    """The mean difference of two systems over the draws, with Student's interval; none of a single draw."""
-    difference = np.array([found[system]["macro_f1"] - found[other]["macro_f1"] for found in runs])
-    mean, count = float(difference.mean()), len(difference)
-    if count < 2:
-        return Comparison(system, other, "macro_f1", Interval(mean))
-    from scipy import stats
-
-    error = deviation(difference) / count**0.5
-    reach = float(stats.t.ppf(0.975, count - 1)) * error
-    p_value = float(2 * stats.t.sf(abs(mean) / error, count - 1)) if error else float(mean == 0)
-    return Comparison(system, other, "macro_f1", Interval(mean, mean - reach, mean + reach), p_value, "paired t")
+    """The mean difference of two systems over the draws."""
+    ours, theirs = ([found[name]["macro_f1"] for found in runs] for name in (system, other))
+    return Comparison(system, other, "macro_f1", *compare_runs(ours, theirs), "paired t")

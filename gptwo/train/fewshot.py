@@ -20,6 +20,7 @@ from gptwo.data.sources import Record, Rejects, read_records
 from gptwo.errors import DataError, UsageError, amount
 from gptwo.evaluate.metric_names import metric_name
 from gptwo.evaluate.report import Report, System
+from gptwo.evaluate.statistics import Comparison, compare_runs
 from gptwo.model.pretrained import Pretrained
 from gptwo.recipe import Recipe, load_recipe
 from gptwo.tasks import make_task
@@ -190,6 +191,10 @@ def mean_report(reports: Sequence[Report], title: str, seeds: Sequence[int]) -> 
     """One report of several runs on the same test set: means and deviations of every system that all of them have."""
     first = reports[0]
     systems, runs = [], {}
+
+    def values_of(name: str) -> list[float]:
+        return [one[first.primary] or 0.0 for one in runs[name]]
+
     for system in first.systems:
         same = [one for report in reports for one in report.systems if one.name == system.name]
         if len(same) < len(reports):
@@ -207,14 +212,24 @@ def mean_report(reports: Sequence[Report], title: str, seeds: Sequence[int]) -> 
         note = f"{first.primary} {min(main):.3f} to {max(main):.3f}" if len(set(main)) > 1 else ""
         systems.append(System(system.name, metrics, system.role, note=note))
         runs[system.name] = [{key: found.value for key, found in one.metrics.items()} for one in same]
+    tuned = next(system.name for system in systems if system.role == "tuned")
+    comparisons = [
+        Comparison(tuned, other, first.primary, *compare_runs(values_of(tuned), values_of(other)), "paired t")
+        for other in runs
+        if other != tuned
+    ]
     return Report(
         title=title,
         task=first.task,
         primary=first.primary,
         systems=systems,
         records=first.records,
+        comparisons=comparisons,
         data=[file for file in first.data if file.part == "test"],
-        notes=[f"means over the seeds {', '.join(map(str, seeds))}; every run has its own report"],
+        notes=[
+            f"means over the seeds {', '.join(map(str, seeds))}; every run has its own report; "
+            "intervals of differences are over the runs (Student's t)"
+        ],
         recipe={"seeds": list(seeds), "runs": runs, **first.recipe},
         machine=first.machine,
     )

@@ -7,10 +7,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from gptwo.data.sources import Record
 from gptwo.errors import DataError, UsageError
 from gptwo.evaluate.report import Report, System
+from gptwo.evaluate.statistics import compare_runs
+from gptwo.evaluate.verdict import verdicts
 from gptwo.model.config import GPT2Config
 from gptwo.model.pretrained import create
 from gptwo.tokenizer import train_bpe
@@ -50,6 +53,21 @@ def test_the_mean_is_over_the_runs():
     assert found.tuned.value("accuracy") == pytest.approx(0.6)
     assert found.tuned.value("accuracy_spread") == pytest.approx(np.std([0.5, 0.7], ddof=1))
     assert found.recipe["runs"]["Tuned"] == [{"accuracy": 0.5}, {"accuracy": 0.7}]
+
+
+def test_a_difference_within_the_spread_of_the_runs_is_no_defeat():
+    def report(tuned, cheap):
+        systems = [System("Tuned", {"accuracy": tuned}, "tuned"), System("Cheap", {"accuracy": cheap}, "baseline")]
+        return Report("one", "classify", "accuracy", systems)
+
+    (level,) = verdicts(mean_report([report(0.5, 0.7), report(0.7, 0.6), report(0.6, 0.6)], "all", [0, 1, 2]))
+    assert level.outcome == "equal"
+    assert "cannot be told apart over these runs" in level.text
+    (worse,) = verdicts(mean_report([report(0.5, 0.61), report(0.7, 0.8), report(0.6, 0.69)], "all", [0, 1, 2]))
+    assert worse.outcome == "worse"
+    assert worse.certain
+    difference = np.array([-0.11, -0.1, -0.09])
+    assert stats.ttest_1samp(difference, 0).pvalue == pytest.approx(compare_runs(difference, np.zeros(3))[1])
 
 
 def test_runs_are_tuned_on_their_own_split(tmp_path):
