@@ -35,7 +35,7 @@ def predict(
     import json as codec
     import sys
 
-    from gptwo.cli.common import begin, choose_backend, print_json
+    from gptwo.cli.common import begin, choose_backend, print_json, say
     from gptwo.errors import UsageError
     from gptwo.train.apply import predict as run
     from gptwo.train.apply import records_of_texts
@@ -47,6 +47,9 @@ def predict(
     if file is not None:
         source: object = file
     else:
+        for text in texts or ():
+            if is_file(text):
+                say(f"note: {text!r} is taken as a text, though there is a file of this name: --file reads its records")
         source = records_of_texts(texts if texts and texts != ["-"] else lines_of(sys.stdin.buffer))
     found = run(
         model,
@@ -65,6 +68,16 @@ def predict(
     elif out is None:
         for line in lines:
             print(line)
+
+
+def is_file(text: str) -> bool:
+    """Whether a text is the name of a file."""
+    from pathlib import Path
+
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or a null byte in it
+        return False
 
 
 def lines_of(stream: BinaryIO) -> list[str]:

@@ -145,3 +145,13 @@ def test_what_cannot_be_measured(command, base, tuned, reviews, tmp_path):
     (tmp_path / "empty.txt").write_text("")
     assert command("evaluate", "empty.txt", "--model", base)[0] == 3
     assert command("evaluate", "test.csv")[0] == 2
+
+
+def test_a_text_that_names_a_file_is_said_to_be_taken_as_a_text(command, tuned, tmp_path):
+    (tmp_path / "texts.csv").write_text("text\n猫\n", encoding="utf-8")
+    code, out, err = command("predict", "--model", tuned, "texts.csv", "猫" * 300, "a\0b")
+    assert code == 0
+    assert len(out.splitlines()) == 3
+    assert "'texts.csv' is taken as a text" in err
+    assert "--file" in err
+    assert err.count("note:") == 1
