@@ -59,15 +59,17 @@ class Decoder:
             logits = self._record(rows).repeat(ids)[:rows]
         else:
             slots.show(rows, slots.length + 1)
-            logits = self._through_network(ids)
+            logits = self.compute(ids)
         slots.grown()
         return logits
 
-    def _through_network(self, ids: Tensor) -> Tensor:
+    def compute(self, ids: Tensor) -> Tensor:
+        """A step through the network as it is, (R,) -> (R, V)."""
         rows, _ = self.slots.shown
         network = self.model.transformer
         positions = self.slots.lengths[:rows, None].clamp(max=network.config.n_positions - 1)  # (R, 1)
-        return self.model.logits(network(ids[:, None], positions, None, self.slots)[:, 0]).float()
+        hidden = network(ids[:, None], positions, None, self.slots)[:, 0]  # (R, C)
+        return self.model.logits(hidden).float()
 
     def _record(self, rows: int) -> _Record:
         """The recorded step for at least so many rows."""
@@ -84,9 +86,9 @@ class Decoder:
         record = self._records.get((rows, columns))
         if record is None:
             slots.show(rows, columns, recorded=True)
-            compute = (lambda ids: gpu_step.step(self.model, slots, ids)) if plain else self._through_network
+            step = (lambda ids: gpu_step.step(self.model, slots, ids)) if plain else self.compute
             with torch.cuda.device(slots.device):
-                record = _Record(compute, slots, rows)
+                record = _Record(step, slots, rows)
             self._records[rows, columns] = record
         return record
 

@@ -39,16 +39,11 @@ class NativeBatch:
         self.numbers: list[int] = []
 
     def logits(self) -> Tensor:
-        """Logits after the last token of each row, its tokens in chunks where they are many."""
+        """Logits after the last token of each row; what stands before it goes in by chunks, where it has not yet."""
         size = self._native.max_tokens
-        rows = []
         for number in self.numbers:
-            if self._native.left(number) > 1:
-                while (left := self._native.left(number)) > size:
-                    self._native.hidden([(number, size, [])])
-                rows.append(torch.from_numpy(self._native.logits([(number, left, [])])))
-        if rows:
-            return torch.cat(rows)
+            while (left := self._native.left(number)) > 1:
+                self._native.hidden([(number, min(size, left - 1), [])])
         parts = [self.numbers[start : start + size] for start in range(0, len(self.numbers), size)]
         return torch.cat([torch.from_numpy(self._native.logits([(n, 1, []) for n in part])) for part in parts])
 

@@ -77,9 +77,10 @@ def test_a_text_that_outgrows_the_context_goes_on_as_the_torch_engine_does(engin
 
 
 def test_beams_equal_the_torch_engine(engine, torch_engine):
+    prompts = ["the quick", "", *PROMPTS[1:]]  # one has nothing to be read before its only token
     options = {"num_beams": 4, "n": 2, "max_new_tokens": 12, "logprobs": True}
     for ours, theirs in zip(
-        engine.generate(PROMPTS, **options), torch_engine.generate(PROMPTS, **options), strict=True
+        engine.generate(prompts, **options), torch_engine.generate(prompts, **options), strict=True
     ):
         assert ours.ids == theirs.ids
         assert ours.score == pytest.approx(theirs.score, abs=1e-4)
