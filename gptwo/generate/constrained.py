@@ -16,11 +16,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from gptwo.generate.backend import Backend
-from gptwo.generate.beam import Hypothesis, begin
-from gptwo.generate.options import SamplingOptions
+from gptwo.generate.frontier import Complete, Frontier, Hypothesis
 from gptwo.generate.required import Required, State
-from gptwo.generate.sampling import MINUS_INFINITY, constrain
+from gptwo.generate.sampling import MINUS_INFINITY
 
 
 @dataclass
@@ -34,13 +32,11 @@ class Beam:
 
 @dataclass
 class _Search:
-    """The beams of one prompt and its complete texts, best first."""
+    """The beams of one prompt, best first."""
 
-    limit: int
+    complete: Complete
     required: Required
-    options: SamplingOptions
     beams: list[Beam] = field(default_factory=list)
-    complete: list[Hypothesis] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.beams = [Beam([], 0.0, self.required.state([]))]
@@ -56,7 +52,7 @@ class _Search:
             early = torch.tensor([beam.state.left > 0 for beam in self.beams], device=scores.device)
             scores = scores.clone()
             scores[early, end_id] = MINUS_INFINITY
-        best, index = scores.topk(min(self.options.num_beams, scores.shape[-1]))
+        best, index = scores.topk(min(self.complete.options.num_beams, scores.shape[-1]))
         found: list[tuple[int, Beam]] = []
         for place, beam in enumerate(self.beams):
             likely = dict(zip(index[place].tolist(), best[place].tolist(), strict=True))
@@ -68,7 +64,7 @@ class _Search:
                     found += self._continued(place, beam, token, score, ends)
         kept = self._share_out(found)
         self.beams = [beam for _, beam in kept]
-        if self.beams and self._settled():
+        if self.beams and not self.complete.may_improve(self.beams[0].score, len(self.beams[0].ids)):
             self.beams = []
         return [place for place, _ in kept][: len(self.beams)]
 
@@ -79,72 +75,52 @@ class _Search:
         ids, total = [*beam.ids, token], beam.score + score
         if ends(ids):
             if beam.state.left == 0:
-                self._finish(ids, total)
+                self.complete.add(ids, total)
             return []
-        state = self.required.state(ids)
-        if len(ids) == self.limit and state.left == 0:
-            self._finish(ids, total)
-        if len(ids) == self.limit or state.left > self.limit - len(ids):
+        state, room = self.required.state(ids), self.complete.limit - len(ids)
+        if room == 0 and state.left == 0:
+            self.complete.add(ids, total)
+        if room == 0 or state.left > room:
             return []
         return [(place, Beam(ids, total, state))]
 
-    def _finish(self, ids: list[int], total: float) -> None:
-        self.complete.append(Hypothesis(ids, total / len(ids) ** self.options.length_penalty))
-        self.complete = sorted(self.complete, key=lambda one: -one.score)[: self.options.num_beams]
-
     def _share_out(self, candidates: list[tuple[int, Beam]]) -> list[tuple[int, Beam]]:
         """The beams that go on: in turn one of each bank, the fullest bank first, until there are K."""
+        K = min(self.complete.options.num_beams, len(candidates))
         banks: dict[int, list[tuple[int, Beam]]] = {}
         for one in sorted(candidates, key=lambda pair: -pair[1].score):
             banks.setdefault(one[1].state.left, []).append(one)
         kept: list[tuple[int, Beam]] = []
         depth = 0
-        while len(kept) < min(self.options.num_beams, len(candidates)):
+        while len(kept) < K:
             layer = [banks[left][depth] for left in sorted(banks) if depth < len(banks[left])]
-            kept += layer[: self.options.num_beams - len(kept)]
+            kept += layer[: K - len(kept)]
             depth += 1
         return sorted(kept, key=lambda pair: -pair[1].score)
 
-    def _settled(self) -> bool:
-        """Whether no running beam is expected to beat the worst complete text."""
-        if len(self.complete) < self.options.num_beams:
-            return False
-        if self.options.early_stopping is True:
-            return True
-        hopeful = self.options.early_stopping == "never" and self.options.length_penalty > 0
-        length = self.limit if hopeful else len(self.beams[0].ids)
-        return self.beams[0].score / length**self.options.length_penalty <= self.complete[-1].score
 
-
-@torch.inference_mode()
 def constrained_search(
-    backend: Backend,
-    prompts: Sequence[Sequence[int]],
+    frontier: Frontier,
     limits: Sequence[int],
-    required: Sequence[Required],
-    options: SamplingOptions,
-    *,
-    end_id: int | None,
-    vocab_size: int,
     ends: Callable[[list[int]], bool],
+    required: Sequence[Required],
+    end_id: int | None,
 ) -> list[list[Hypothesis]]:
-    """Up to `options.num_beams` texts of each prompt, best first, each with all its required words.
+    """Up to `num_beams` texts of each prompt, best first, each with all its required words.
 
     Args:
-        prompts: P lists of token ids.
+        frontier, ends: as in `beam_search`.
         limits: new tokens at most, for each prompt; at least `Required.tokens`.
         required: the words of each prompt.
-        end_id, vocab_size, ends: as in `beam_search`.
+        end_id: the model's end of text.
     """
-    device = backend.device
     stop_id = end_id if end_id is not None and ends([end_id]) else None
-    searches = [_Search(limit, words, options) for limit, words in zip(limits, required, strict=True)]
+    searches = [
+        _Search(Complete(limit, frontier.options), words) for limit, words in zip(limits, required, strict=True)
+    ]
     running = list(searches)
-    batch, logits, history = begin(backend, prompts, limits, options, end_id, vocab_size)
-    V = logits.shape[-1]
     while True:
-        raw = logits.log_softmax(-1)  # (R, V)
-        scores = constrain(raw, options, history)
+        scores, raw = frontier.log_probabilities()  # (R, V)
         rows: list[int] = []
         start, going = 0, []
         for search in running:
@@ -155,10 +131,6 @@ def constrained_search(
                 going.append(search)
             start += size
         if not going:
-            return [search.complete for search in searches]
+            return [search.complete.texts for search in searches]
         running = going
-        last = torch.tensor([beam.ids[-1] for search in running for beam in search.beams], device=device)
-        batch.select(rows)
-        history.select(torch.tensor(rows, device=device))
-        history.append(last)
-        logits = batch.step(last)[:, :V]
+        frontier.go_on(rows, [beam.ids[-1] for search in running for beam in search.beams])

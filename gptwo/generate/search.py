@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+import torch
 
 from gptwo.errors import UsageError
 from gptwo.generate.backend import Backend
 from gptwo.generate.beam import beam_search
 from gptwo.generate.codec import Codec
 from gptwo.generate.constrained import constrained_search
+from gptwo.generate.frontier import Frontier
 from gptwo.generate.options import SamplingOptions
 from gptwo.generate.required import Required
 from gptwo.generate.sequence import Sequence
 
 
+@torch.inference_mode()
 def search(backend: Backend, codec: Codec, sequences: list[Sequence], options: SamplingOptions, max_batch: int) -> None:
     """Write sequences by beam search; the n sequences of a prompt get its n best texts.
 
@@ -27,6 +29,7 @@ def search(backend: Backend, codec: Codec, sequences: list[Sequence], options: S
         UsageError: required words do not fit into the text, or the vocabulary cannot write one.
     """
     endings = codec.endings(options.stop, options.ignore_end)
+    ends = codec.is_complete(endings, options.stop)
     groups = [sequences[start : start + options.n] for start in range(0, len(sequences), options.n)]
     groups = [group for group in groups if group[0].limit > 0 or options.required]
     for group in groups:
@@ -35,17 +38,15 @@ def search(backend: Backend, codec: Codec, sequences: list[Sequence], options: S
     together = max(1, max_batch // options.num_beams)
     for start in range(0, len(groups), together):
         batch = groups[start : start + together]
-        shared: dict[str, Any] = {
-            "end_id": codec.end_id,
-            "vocab_size": codec.vocab_size,
-            "ends": codec.is_complete(endings, options.stop),
-        }
         prompts, limits = [group[0].context for group in batch], [group[0].limit for group in batch]
-        if options.required:
-            words = [_required(codec, group[0], options) for group in batch]
-            found = constrained_search(backend, prompts, limits, words, options, **shared)
+        words = [_required(codec, group[0], options) for group in batch] if options.required else None
+        frontier = Frontier(
+            backend, prompts, max(limits) - 1, options, end_id=codec.end_id, vocab_size=codec.vocab_size
+        )
+        if words is not None:
+            found = constrained_search(frontier, limits, ends, words, codec.end_id)
         else:
-            found = beam_search(backend, prompts, limits, options, **shared)
+            found = beam_search(frontier, limits, ends)
         for group, hypotheses in zip(batch, found, strict=True):
             for sequence in group[len(hypotheses) :]:
                 sequence.finish_reason = "length"
