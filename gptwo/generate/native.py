@@ -78,7 +78,7 @@ class NativeEngine(Writer):
         threads: CPU threads; None: those this process may run on.
         max_batch: sequences that run together at most.
         cache: precision of the keys and values that are kept: "fp32", "bf16" or "int8" (a scale for each key and
-            value); "auto": that of the weights, and int8 for int4.
+            value); "auto": int8, and fp32 beside fp32 weights.
         cache_bytes: bound of the key/value cache; None: room for max_batch sequences of full length, a quarter of
             the machine's memory at most.
         isa: instruction set, see `isas`; None: $GPTWO_ISA, else the fastest.

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 PRECISIONS = {"fp32": 0, "bf16": 1, "int8": 2, "int4": 3}
 HEAD_OF = {"fp32": "fp32", "bf16": "bf16", "int8": "int8", "int4": "int8"}
-CACHE_OF = {"fp32": "fp32", "bf16": "bf16", "int8": "int8", "int4": "int8"}
+CACHE_OF = {"fp32": "fp32", "bf16": "int8", "int8": "int8", "int4": "int8"}
+CACHES = ("fp32", "bf16", "int8")
 MAX_TOKENS = 256  # of one pass: a longer prompt goes in by chunks of so many
 
 
@@ -43,8 +44,8 @@ def build(
         raise UsageError(f"The number of threads must be at least 1, not {threads}.", where="--threads")
     config = opened.whole
     kind = CACHE_OF[precision] if cache == "auto" else cache
-    if kind not in CACHE_OF.values():
-        fix = did_you_mean(kind, sorted(set(CACHE_OF.values())))
+    if kind not in CACHES:
+        fix = did_you_mean(kind, CACHES)
         raise UsageError(f"The cache has no precision {kind!r}.", where="cache", fix=fix)
     page, pages = page_bytes(config, precision, kind), -(-config.n_positions // _module().PAGE)
     if cache_bytes is None:

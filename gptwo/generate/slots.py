@@ -125,7 +125,7 @@ class Slots:
             changed = [i for i, row in enumerate(rows) if i != row]
             into = torch.tensor(changed, dtype=torch.long, device=self.device)
             index = torch.tensor([rows[i] for i in changed], dtype=torch.long, device=self.device)
-            span = slice(self.prefix + since, self.prefix + self.length)
+            span = slice(self.prefix + since if since else 0, self.prefix + self.length)
             for own in (self.keys, self.values):
                 own[:, into, :, span] = own[:, index, :, span]
             self.lengths[into] = self.lengths[index]

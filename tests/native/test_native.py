@@ -46,7 +46,7 @@ def test_it_was_built_where_there_is_a_compiler():
         {"temperature": 0, "no_repeat_ngram": 2, "min_new_tokens": 5},
         {"temperature": 0, "logit_bias": {7: 3.0, 9: -100.0}},
         {"seed": 1},
-        {"seed": 2, "n": 3, "temperature": 0.7},
+        {"seed": 8, "n": 3, "temperature": 0.7},
         {"seed": 3, "top_k": 5},
         {"seed": 4, "top_p": 0.8, "temperature": 1.5},
         {"seed": 5, "min_p": 0.1},
