@@ -351,11 +351,11 @@ class Scheduler:
 
         def done(results: list[Any] | None, error: Exception | None) -> None:
             def heed() -> None:
+                self._aside.free = True  # only now: who begins the next record must see that this one is done
                 if not job.over:
                     self._end_calls(lane, take(job, results or []) if error is None else [(job, told(error))])
 
             with self._changed:
-                self._aside.free = True
                 self._tasks.append(heed)
                 self._changed.notify_all()
 

@@ -358,6 +358,25 @@ def test_a_call_apart_keeps_nobody_waiting_and_ends_when_it_is_cancelled_or_late
     assert (first.results, gone.results, late.results) == ([2, 4], [], [])
 
 
+def test_each_record_of_a_call_apart_is_done_once_while_texts_are_written(speaker, start):
+    scheduler = start()
+    done = []
+
+    def double(records):
+        done.extend(records)
+        return [2 * record for record in records]
+
+    call = Waiting(call=double, records=list(range(40)), apart=True)
+    texts = [Waiting(speaker.prompt(text, 60, ignore_end=True, **GREEDY)) for text in PROMPTS]
+    for job in [*texts, call]:
+        scheduler.submit(job)
+    assert call.ended.wait(30)
+    assert call.results == [2 * record for record in call.records]
+    assert done == call.records
+    for text in texts:
+        text.result()
+
+
 def test_a_call_apart_that_fails_ends_alone_and_calls_take_turns(start):
     scheduler = start(begin=False)
     order = []
