@@ -19,7 +19,7 @@ from gptwo.model.config import GPT2Config
 from gptwo.model.loss import linear_cross_entropy
 from gptwo.model.pretrained import create
 from gptwo.recipe import load_recipe
-from gptwo.serve.jobs import Lane
+from gptwo.serve.lane import Lane
 from gptwo.serve.scheduler import Scheduler
 from gptwo.tokenizer import train_bpe
 from gptwo.train.finetune import finetune

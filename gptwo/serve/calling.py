@@ -6,7 +6,8 @@ import logging
 from typing import Any
 
 from gptwo.errors import GptwoError
-from gptwo.serve.jobs import Broken, Job, Lane
+from gptwo.serve.jobs import Broken, Job
+from gptwo.serve.lane import Lane
 
 log = logging.getLogger("gptwo.serve")
 

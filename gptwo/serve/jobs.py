@@ -1,15 +1,16 @@
-"""What the scheduler works on: jobs, the lane of each model, and how a job may end."""
+"""What the scheduler is given to do: jobs, and how one may end."""
 
 from __future__ import annotations
 
-from collections import deque
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from gptwo.errors import GptwoError
-from gptwo.serve.backend import StepBackend
 from gptwo.serve.work import Prompt, Row
+
+log = logging.getLogger("gptwo.serve")
 
 
 class Refused(GptwoError):
@@ -62,47 +63,12 @@ class Job:
     over: bool = False
     begun: bool = False  # whether a token has come
 
-
-class Lane:
-    """The jobs of one model."""
-
-    def __init__(self, backend: StepBackend, *, max_batch: int, chunk: int, cache_tokens: int | None):
-        self.backend, self.max_batch, self.chunk = backend, max_batch, chunk
-        self.cache_tokens = cache_tokens
-        self.waiting: deque[tuple[Job, Prompt]] = deque()
-        self.reading: list[tuple[Job, Prompt]] = []
-        self.running: dict[Row, tuple[Job, Prompt]] = {}
-        self.calls: deque[Job] = deque()
-        self.apart: deque[Job] = deque()
-
-    @property
-    def jobs(self) -> set[Job]:
-        """All that are not over."""
-        return {job for job, _ in [*self.waiting, *self.reading, *self.running.values()]} | {*self.calls, *self.apart}
-
-    @property
-    def idle(self) -> bool:
-        return not (self.busy or self.apart)
-
-    @property
-    def busy(self) -> bool:
-        """Whether the scheduler's own thread has something to do."""
-        return bool(self.waiting or self.reading or self.running or self.calls)
-
-    def could_ever_hold(self, prompt: Prompt) -> bool:
-        """Whether a prompt fits where nothing else runs."""
-        return len(prompt.rows) <= self.max_batch and self._fits([prompt.longest] * len(prompt.rows))
-
-    def admit(self) -> None:
-        """Let waiting prompts begin, in their order, while there are places and cache for them."""
-        lengths = [prompt.longest for _, prompt in self.running.values()]
-        lengths += [prompt.longest for _, prompt in self.reading for _ in prompt.rows]
-        while self.waiting:
-            prompt = self.waiting[0][1]
-            lengths += [prompt.longest] * len(prompt.rows)
-            if len(lengths) > self.max_batch or not self._fits(lengths) or not self.backend.admit(prompt):
-                return
-            self.reading.append(self.waiting.popleft())
-
-    def _fits(self, lengths: list[int]) -> bool:
-        return self.cache_tokens is None or self.backend.room_for(lengths) <= self.cache_tokens
+    def finish(self, error: Exception | None) -> None:
+        """It is over, by an error or with None because all is done; who asked is told once."""
+        if self.over:
+            return
+        self.over = True
+        try:
+            self.on_end(error)
+        except Exception:  # e.g. an event loop that has closed
+            log.exception("nobody takes the end of a job")

@@ -24,7 +24,7 @@ from gptwo.generate.native_network import NativeNetwork
 from gptwo.generate.options import stored_defaults
 from gptwo.model.pretrained import Pretrained
 from gptwo.serve.aside import twin
-from gptwo.serve.jobs import Lane
+from gptwo.serve.lane import Lane
 from gptwo.serve.loading import open_model, use_of
 from gptwo.serve.scheduler import Scheduler
 from gptwo.serve.settings import Settings

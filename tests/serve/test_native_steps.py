@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from gptwo.errors import GptwoError
-from gptwo.serve.jobs import Lane, Stopped
+from gptwo.serve.jobs import Stopped
+from gptwo.serve.lane import Lane
 from gptwo.serve.scheduler import Scheduler
 from gptwo.serve.watch import Watch
 from tests.serve.conftest import PROMPTS, built, made

@@ -10,7 +10,8 @@ import pytest
 from gptwo.errors import UsageError
 from gptwo.generate.codec import Codec
 from gptwo.generate.options import SamplingOptions
-from gptwo.serve.jobs import Broken, Job, Lane, Refused, Stopped, TooLate
+from gptwo.serve.jobs import Broken, Job, Refused, Stopped, TooLate
+from gptwo.serve.lane import Lane
 from gptwo.serve.prepare import texts_of
 from gptwo.serve.scheduler import Scheduler
 from gptwo.serve.torch_steps import TorchSteps
