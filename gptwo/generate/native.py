@@ -306,7 +306,7 @@ class NativeEngine(Writer):
             self.native,
             options,
             [sequence for sequence in sequences if sequence.limit > 0],
-            lambda sequence: self._sampling(options, sequence),
+            lambda sequence: self.sampling(options, sequence),
             endings=self.codec.endings(options.stop, options.ignore_end),
             way=lambda sequence: ways[sequence.prompt_index] if ways else self.way,
             max_batch=self.max_batch,
@@ -323,11 +323,11 @@ class NativeEngine(Writer):
             sequence.prompt + sequence.ids,
             len(sequence.prompt),
             sequence.first,
-            self._sampling(options, sequence),
+            self.sampling(options, sequence),
         )
 
-    def _sampling(self, options: SamplingOptions, sequence: Sequence) -> Any:
-        """Options as the C++ engine takes them."""
+    def sampling(self, options: SamplingOptions, sequence: Sequence) -> Any:
+        """How the tokens of a sequence are chosen, as the C++ engine takes it."""
         sampling = _module().Sampling()
         for name in (
             "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",

@@ -184,7 +184,7 @@ class NativeSteps:
         self._places[row] = Place(number, prompt, row, age, text.length, text.length)
 
     def _sampling(self, row: Row) -> Any:
-        return self.engine._sampling(row.options, row.text)
+        return self.engine.sampling(row.options, row.text)
 
     def _close(self, owner: Row | Prompt) -> None:
         place = self._places.pop(owner, None)

@@ -122,7 +122,7 @@ def test_a_beginning_is_read_once(half):
     ids = [5 + i % 9 for i in range(80)]
     half.native.forget()
     half.generate([ids], max_new_tokens=1)
-    number = half.native.open(ids, len(ids), 0, half._sampling(half.options(), half._prepare([ids], {})[1][0]))
+    number = half.native.open(ids, len(ids), 0, half.sampling(half.options(), half._prepare([ids], {})[1][0]))
     assert half.native.left(number) == 80 - 64
     half.native.close(number)
     half.native.forget()
