@@ -264,10 +264,20 @@ std::vector<std::vector<Choice>> Engine::step(const std::vector<Work>& work) {
   return chosen;
 }
 
-void Engine::logits(const std::vector<Work>& work, float* out) {
-  std::vector<int> rows;
-  int at = 0;
-  for (const Work& one : work) rows.push_back((at += one.count) - 1);
+namespace {
+
+void check_rows(const std::vector<Work>& work, const std::vector<int>& rows) {
+  int total = 0;
+  for (const Work& one : work) total += one.count;
+  for (size_t i = 0; i < rows.size(); ++i)
+    if (rows[i] < (i ? rows[i - 1] + 1 : 0) || rows[i] >= total)
+      throw std::invalid_argument("rows are tokens of the pass, each once and in their order");
+}
+
+}  // namespace
+
+void Engine::logits(const std::vector<Work>& work, const std::vector<int>& rows, float* out) {
+  check_rows(work, rows);
   pass(work, rows);
   const int V = shape().vocab_size, stride = network_.logits_stride();
   for (size_t start = 0; start < rows.size(); start += LOGITS_ROWS) {
@@ -278,11 +288,7 @@ void Engine::logits(const std::vector<Work>& work, float* out) {
 }
 
 void Engine::hidden(const std::vector<Work>& work, const std::vector<int>& rows, float* out) {
-  int total = 0;
-  for (const Work& one : work) total += one.count;
-  for (size_t i = 0; i < rows.size(); ++i)
-    if (rows[i] < (i ? rows[i - 1] + 1 : 0) || rows[i] >= total)
-      throw std::invalid_argument("rows are tokens of the pass, each once and in their order");
+  check_rows(work, rows);
   pass(work, rows);
   std::copy_n(hidden_.begin(), rows.size() * shape().n_embd, out);
 }

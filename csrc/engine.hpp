@@ -69,8 +69,9 @@ class Engine {
 
   // For each piece of work the tokens chosen: none while a prompt is not through, else one and more for guesses.
   std::vector<std::vector<Choice>> step(const std::vector<Work>& work);
-  // The same pass without choosing: logits after the last token of each, (W, V).
-  void logits(const std::vector<Work>& work, float* out);
+  // The same pass without choosing: logits after some of its tokens, (rows, V); of all its tokens in their order, those
+  // at `rows`.
+  void logits(const std::vector<Work>& work, const std::vector<int>& rows, float* out);
   // Hidden states of some tokens of the pass: `rows` count over the tokens of all work, ascending.
   void hidden(const std::vector<Work>& work, const std::vector<int>& rows, float* out);
   // How likely the sequence's own next token is after each of its `count` next tokens: log-probability, and whether

@@ -218,12 +218,19 @@ NB_MODULE(_native, m) {
              return result;
            })
       .def("logits",
-           [](Shared& self, const std::vector<Item>& items) {
+           [](Shared& self, const std::vector<Item>& items, std::optional<std::vector<int>> wanted) {
+             std::vector<int> rows;
+             if (wanted) {
+               rows = std::move(*wanted);
+             } else {
+               for (int at = 0; const Item& one : items) rows.push_back((at += std::get<1>(one)) - 1);
+             }
              const size_t V = size_t(self.engine.shape().vocab_size);
-             auto out = std::make_unique<float[]>(items.size() * V);
-             self.call([&](Engine& e) { e.logits(as_work(items), out.get()); });
-             return array_of(out.release(), {items.size(), V});
-           })
+             auto out = std::make_unique<float[]>(rows.size() * V);
+             self.call([&](Engine& e) { e.logits(as_work(items), rows, out.get()); });
+             return array_of(out.release(), {rows.size(), V});
+           },
+           "items"_a, "rows"_a = nb::none(), "Logits after the last token of each item, or after the tokens at rows.")
       .def("hidden",
            [](Shared& self, const std::vector<Item>& items, std::optional<std::vector<int>> wanted) {
              std::vector<int> rows = wanted ? std::move(*wanted) : std::vector<int>(total_of(items));

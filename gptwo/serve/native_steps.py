@@ -24,7 +24,7 @@ from gptwo.generate.native_run import GUESSING
 from gptwo.serve.choose import BROKEN, choose, score
 from gptwo.serve.work import Chosen, Prompt, Row, Scored, Step, Way
 
-JUDGED = 8  # tokens of a prompt that are judged in a step with their alternatives, each in a pass of its own
+JUDGED = 64  # tokens of a prompt that are judged in a step with their alternatives: their logits are held together
 
 Work = tuple["Place", int, list[int]]
 """A place, how many of its tokens go in, and guesses at those that come next."""
@@ -352,17 +352,12 @@ class NativeSteps:
                     Scored(token, value) for token, value in zip(prompt.ids[at + 1 :], values, strict=False)
                 ]
         else:
-            count, rows = min(count, JUDGED), []
-            for _ in range(count):
-                work, logits = self._pass(self.native.logits, [(place, 1, [])], done)
-                if not work:
-                    return
-                place.left -= 1
-                rows.append(logits)
-            done.read += count
-            targets = prompt.ids[at + 1 : at + 1 + count]
-            prompt.judged += score(self._tensor(np.concatenate(rows)), targets, [prompt.judge] * count)
-            return
+            count = min(count, JUDGED)
+            rows = list(range(count))
+            work, logits = self._pass(lambda items: self.native.logits(items, rows), [(place, count, [])], done)
+            if work:
+                targets = prompt.ids[at + 1 : at + 1 + count]
+                prompt.judged += score(self._tensor(logits), targets, [prompt.judge] * count)
         if work:
             place.left -= count
             done.read += count

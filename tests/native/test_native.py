@@ -146,6 +146,22 @@ def test_forks_part_where_they_are_written_to(half):
     assert np.array_equal(found, np.stack([all_logits(half, [*ids, 8]), all_logits(half, [*ids, 9])]))
 
 
+def test_logits_of_a_whole_text_are_those_of_one_token_at_a_time(half):
+    from .conftest import sampling
+
+    ids, other = [3, 4, 5, 6, 7, 8], [9, 10]
+    numbers = [half.native.open(text, len(text), 0, sampling()) for text in (ids, other)]
+    found = half.native.logits([(numbers[0], 6, []), (numbers[1], 2, [])], [0, 2, 5, 6, 7])
+    for number in numbers:
+        half.native.close(number)
+    number = half.native.open(ids, len(ids), 0, sampling())
+    with pytest.raises(ValueError, match="rows"):
+        half.native.logits([(number, 2, [])], [2])
+    alone = np.concatenate([half.native.logits([(number, 1, [])]) for _ in ids])
+    half.native.close(number)
+    assert np.array_equal(found[:3], alone[[0, 2, 5]])
+
+
 def test_guesses_change_nothing_but_the_number_of_steps(half):
     from .conftest import sampling
 
