@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import gzip
+import hashlib
 import io
 import lzma
 import os
@@ -222,3 +223,9 @@ def refuse_utf16(head: bytes, file: str) -> None:
             why="it begins with that byte order mark",
             fix=f"Give --encoding {encoding}, or convert it: iconv -f {encoding} -t utf-8.",
         )
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

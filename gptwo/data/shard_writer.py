@@ -12,6 +12,7 @@ from typing import BinaryIO, TextIO
 
 import numpy as np
 
+from gptwo.data.files import file_sha256
 from gptwo.data.manifest import ShardFile
 from gptwo.errors import DataError
 
@@ -125,12 +126,6 @@ def available(folder: Path, dtype: np.dtype) -> int:
         if not complete:
             return tokens
         number += 1
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gptwo.data.documents import iter_documents
+from gptwo.data.files import file_sha256
 from gptwo.data.manifest import Manifest, ShardFile, SourceCount
 from gptwo.data.pack import pack
-from gptwo.data.shard_writer import file_sha256
 from gptwo.errors import DataError
 
 if TYPE_CHECKING:

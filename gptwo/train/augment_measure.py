@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from gptwo import runtime
+from gptwo.data.files import file_sha256
 from gptwo.data.sources import Record, Rejects
 from gptwo.data.swaps import swap_words
 from gptwo.errors import UsageError
@@ -30,7 +31,7 @@ from gptwo.model.pretrained import Pretrained
 from gptwo.recipe import Recipe, load_recipe
 from gptwo.train.augment import TFIDF, Wish, augment, label_of, plain_data, read_labelled, write_rows, writer_recipe
 from gptwo.train.finetune import finetune
-from gptwo.train.run import file_hash, write_text
+from gptwo.train.run import write_text
 
 NETWORK = "Network"
 GIVEN, WRITTEN, SWAPPED = "given records", "written texts added", "words swapped"
@@ -110,7 +111,7 @@ def measure_augmentation(
             write_text(folder / "measure.json", json.dumps(runs, ensure_ascii=False, indent=1) + "\n")
     report = report_of(runs, used, written, tested, f"{Path(chosen.data.train[0]).name}, {draws} draws")
     report.data = [
-        DataFile(part, str(file), len(found), 0, file_hash(Path(file)) if Path(file).is_file() else "")
+        DataFile(part, str(file), len(found), 0, file_sha256(Path(file)) if Path(file).is_file() else "")
         for part, files, found in (("train", chosen.data.train, records), ("test", test, tested))
         for file in files
     ]

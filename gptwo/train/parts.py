@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from gptwo.data.batching import Example
+from gptwo.data.files import file_sha256
 from gptwo.data.rejects import Rejects
 from gptwo.data.sources import Record, read_records
 from gptwo.errors import DataError
@@ -19,7 +20,6 @@ from gptwo.recipe import DataSection
 from gptwo.tasks.base import Task
 from gptwo.tokenizer import Tokenizer
 from gptwo.train.divergence import not_finite
-from gptwo.train.run import file_hash
 
 NO_TEST = "No test data was given: the figures are on the validation data, which chose the best checkpoint."
 
@@ -92,7 +92,7 @@ def read_part(name: str, data: DataSection, task: Task, rejects: CountedRejects)
     counts = Counter(record.file for record in records)
     rejected = rejects.by_file - before
     files = [
-        DataFile(name, file, count, rejected[file], file_hash(Path(file)) if Path(file).is_file() else "")
+        DataFile(name, file, count, rejected[file], file_sha256(Path(file)) if Path(file).is_file() else "")
         for file, count in counts.items()
     ]
     return Part(name, records, files, [])

@@ -8,7 +8,6 @@ rejects.jsonl     rows that could not be used
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -198,12 +197,6 @@ def read_environment(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import given
 
 from gptwo.data import rows
+from gptwo.data.files import file_sha256
 from gptwo.data.sources import Rejects, read_records
 from gptwo.errors import DataError, UsageError
 
@@ -341,3 +344,9 @@ def test_real_sets_are_read_whole(data_set, name, options, count):
     folder, file = name.split("/")
     found, bad = read(data_set(folder) / file, **options)
     assert (len(found), bad) == (count, [])
+
+
+def test_a_files_hash_is_sha256(tmp_path):
+    (tmp_path / "a.txt").write_bytes(os.urandom(100_000))
+    said = subprocess.run(["sha256sum", tmp_path / "a.txt"], capture_output=True, text=True, check=True).stdout
+    assert file_sha256(tmp_path / "a.txt") == said.split()[0]

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from gptwo.data.shard_writer import file_sha256
+from gptwo.data.files import file_sha256
 from gptwo.data.sources import Record, Rejects, read_records
 from gptwo.errors import DataError, UsageError
 from gptwo.evaluate.report import DataFile, Report, System
