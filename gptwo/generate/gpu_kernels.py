@@ -32,7 +32,7 @@ FEW_PAIRS = 64  # rows times heads from which on there are programs enough witho
 @cache
 def _overlap(device: torch.device) -> dict[str, Any]:
     """Settings that let a kernel begin before the one ahead of it has ended."""
-    if gdc_wait is None or torch.cuda.get_device_capability(device) < (9, 0):
+    if gdc_wait is None or torch.version.hip or torch.cuda.get_device_capability(device) < (9, 0):
         return {"OVERLAP": False}
     return {"OVERLAP": True, "launch_pdl": True}
 

@@ -6,6 +6,8 @@ R rows (texts)    C width of the hidden states    V vocabulary
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 from functools import cache
 
 import torch
@@ -21,9 +23,9 @@ DOZENS = 64  # rows up to which the libraries' projection onto the vocabulary is
 
 
 def takes(model: Model) -> bool:
-    """Whether this module computes the model: each part of it is plain, no adapter's, and Triton is installed."""
+    """Whether this module computes the model: each part of it is plain, no adapter's, and Triton can build kernels."""
     network = model.transformer
-    if type(network) is not GPT2 or network.prefix is not None or not _has_triton():
+    if type(network) is not GPT2 or network.prefix is not None or not _builds():
         return False
     linears, norms = [model.projection], [network.ln_f]
     for block in network.h:
@@ -35,8 +37,10 @@ def takes(model: Model) -> bool:
 
 
 @cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+def _builds() -> bool:
+    """Triton comes with PyTorch's builds for GPUs, and calls a C compiler for what starts its kernels."""
+    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
+    return compiler is not None and importlib.util.find_spec("triton") is not None
 
 
 def step(model: Model, slots: Slots, ids: Tensor) -> Tensor:
