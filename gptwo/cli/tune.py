@@ -85,19 +85,16 @@ def tune(
 
 def show(found: Found) -> None:
     """The trials in a table, the best first, and what to do next."""
-    from rich.table import Table
     from rich.text import Text as Cell
 
     from gptwo.cli.common import console, say
     from gptwo.evaluate.metric_names import format_value, unit_title
+    from gptwo.evaluate.printing import titled_table
     from gptwo.evaluate.search_page import ranked, written
 
     keys = list(found.best.values)
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-    table.title, table.title_justify, table.title_style = "\nTrials, on the validation data", "left", "bold"
-    for heading in ("trial", unit_title(found.metric), *keys, "seconds"):
-        table.add_column(Cell(heading), justify="right")
-    table.add_column("state")
+    headings = ("#trial", f"#{unit_title(found.metric)}", *(f"#{key}" for key in keys), "#seconds", "state")
+    table = titled_table("Trials, on the validation data", *headings)
     order = ranked(found.trials, found.metric)
     for trial in order[:SHOWN]:
         style = "bold" if trial.number == found.best.number else ""

@@ -10,6 +10,8 @@ from gptwo.evaluate.ranks import ranks_text
 from gptwo.evaluate.verdict import verdicts
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from gptwo.evaluate.report import Report
 
 COLOURS = {"better": "green", "equal": "yellow", "worse": "bold red"}
@@ -78,6 +80,18 @@ def _is_tag_table(table: Any) -> bool:
     return any(row.name == "O" for row in table.classes)
 
 
+def titled_table(title: str, *headings: str) -> Table:
+    """An empty table without lines under a title; columns whose heading begins with "#" are set right."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    table.title, table.title_justify, table.title_style = f"\n{title}", "left", "bold"
+    for heading in headings:
+        table.add_column(Text(heading.removeprefix("#")), justify="right" if heading.startswith("#") else "left")
+    return table
+
+
 def _systems(report: Report):
     from rich.table import Table
     from rich.text import Text
@@ -109,46 +123,22 @@ def _systems(report: Report):
 
 
 def _confusions(report: Report, count: int):
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        box=None,
-        pad_edge=False,
-        padding=(0, 3, 0, 0),
-        title="\nMost frequent confusions",
-        title_justify="left",
-        title_style="bold",
-        header_style="dim",
-    )
-    for heading, justify in (("gold", "left"), ("predicted", "left"), ("times", "right"), ("of", "right")):
-        table.add_column(heading, justify=justify)
+    table = titled_table("Most frequent confusions", "gold", "predicted", "#times", "#of")
     for gold, predicted, times, support in report.confusion.confusions(count):
         table.add_row(Text(gold), Text(predicted), f"{times:,}", f"{support:,}")
     return table
 
 
 def _worst(report: Report, count: int):
-    from rich.table import Table
     from rich.text import Text
 
     shown = report.worst[:count]
     sure = any(example.confidence is not None for example in shown)
-    table = Table(
-        box=None,
-        pad_edge=False,
-        padding=(0, 3, 0, 0),
-        title="\nWorst examples" + (", the surest first" if sure else ""),
-        title_justify="left",
-        title_style="bold",
-        header_style="dim",
-    )
-    table.add_column("row", no_wrap=True, justify="right")
-    for heading in ("gold", "predicted"):
-        table.add_column(heading)
-    if sure:
-        table.add_column("confidence", justify="right")
-    table.add_column("text", ratio=1)
+    headings = ["#row", "gold", "predicted", *(["#confidence"] if sure else []), "text"]
+    table = titled_table("Worst examples" + (", the surest first" if sure else ""), *headings)
+    table.columns[0].no_wrap, table.columns[-1].ratio = True, 1
     for example in shown:
         cells = [str(example.row or ""), Text(_short(example.gold, 60)), Text(_short(example.predicted, 60))]
         if sure:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gptwo.evaluate.printing import titled_table
+
 if TYPE_CHECKING:
     from gptwo.explain.explanation import Explanation
 
@@ -55,27 +57,10 @@ def coloured(tokens: list[str], values: list[float]) -> Any:
     return line
 
 
-def _table(title: str, *columns: str) -> Any:
-    from rich.table import Table
-
-    table = Table(
-        box=None,
-        pad_edge=False,
-        padding=(0, 3, 0, 0),
-        title=f"\n{title}",
-        title_justify="left",
-        title_style="bold",
-        header_style="dim",
-    )
-    for name in columns:
-        table.add_column(name.removeprefix("#"), justify="right" if name.startswith("#") else "left")
-    return table
-
-
 def _outcomes(found: Explanation) -> Any:
     from rich.text import Text
 
-    table = _table(f"What {found.model} says", "outcome", "#probability")
+    table = titled_table(f"What {found.model} says", "outcome", "#probability")
     for outcome in found.outcomes:
         style = "bold" if outcome["id"] == found.target["id"] else ""
         table.add_row(Text(_visible(outcome["name"]), style), Text(f"{100 * outcome['probability']:.2f} %", style))
@@ -85,7 +70,7 @@ def _outcomes(found: Explanation) -> Any:
 def _lens(found: Explanation) -> Any:
     from rich.text import Text
 
-    table = _table("Layer by layer, at the explained token", "after", "#explained", "#rank", "likeliest")
+    table = titled_table("Layer by layer, at the explained token", "after", "#explained", "#rank", "likeliest")
     for line in found.lens:
         name = "embeddings" if line["layer"] == 0 else f"block {line['layer']}"
         said = "  ".join(f"{_visible(one['name'])} {100 * one['probability']:.1f} %" for one in line["top"][-1])
@@ -99,7 +84,7 @@ def _parts(found: Explanation) -> Any:
     ]
     for i, layer in enumerate(found.layers, 1):
         parts += [(f"block {i}, attention", layer["attention"]), (f"block {i}, MLP", layer["mlp"])]
-    table = _table("Parts that matter most", "part", "#nats lost without it")
+    table = titled_table("Parts that matter most", "part", "#nats lost without it")
     for name, value in sorted(parts, key=lambda part: -abs(part[1]))[:STRONGEST]:
         table.add_row(name, f"{value:+.3f}")
     return table
@@ -109,7 +94,9 @@ def _neighbours(found: Explanation) -> Any:
     from rich.text import Text
 
     language = "next" in found.neighbours[0]
-    table = _table("Nearest in the training texts", "#similarity", "next" if language else "label", "where", "text")
+    table = titled_table(
+        "Nearest in the training texts", "#similarity", "next" if language else "label", "where", "text"
+    )
     for one in found.neighbours:
         said = _visible(str(one.get("next", one.get("label", "–"))))
         text = " ".join(one["text"].split())
