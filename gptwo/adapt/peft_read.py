@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gptwo.adapt.apply import build_parts, linear_at
@@ -20,7 +18,7 @@ from gptwo.adapt.scale import IA3Linear
 from gptwo.errors import DataError, MissingError, did_you_mean
 from gptwo.model.config_json import read_json
 from gptwo.model.heads import HeadKind, Model
-from gptwo.model.weights import TRANSPOSED, listed
+from gptwo.model.weights import TRANSPOSED, listed, open_safetensors
 
 
 def read_adapter(folder: Path, model: Model) -> Adapter:
@@ -65,13 +63,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
             why=f"there is {there}; pickles are not read",
             fix="save the adapter as safetensors",
         )
-    try:
-        stored = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise DataError(
-            "The file is not a whole safetensors file.", where=file, why=str(error), fix="download or copy it again"
-        ) from error
-    named = {our_name(name): tensor for name, tensor in stored.items()}
+    named = {our_name(name): stored.read() for name, stored in open_safetensors(file).items()}
     return {name: tensor.t() if TRANSPOSED.search(name) else tensor for name, tensor in named.items()}
 
 
