@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--rates", nargs="+", type=float, default=[1, 2, 4, 8], help="requests a second")
     parser.add_argument("--seconds", type=float, default=60, help="for which requests are sent")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--prompt", nargs=2, type=int, default=[16, 384], help="words of prompts, from and to")
+    parser.add_argument("--prompt", nargs=2, type=int, default=[16, 512], help="tokens of prompts, from and to")
     parser.add_argument("--new", nargs=2, type=int, default=[16, 192], help="new tokens, from and to")
     parser.add_argument("--together", type=int, default=16, help="texts that a server writes at a time")
     parser.add_argument("--limit", type=float, default=2.0, help="seconds to the first token that 95 %% may take")
@@ -102,17 +102,25 @@ class Request:
     error: str | None = None
 
 
-def workload(rate: float, seconds: float, prompt: Sequence[int], new: Sequence[int], seed: int) -> list[Request]:
-    """Requests of a Poisson process; lengths are drawn evenly on a logarithmic scale."""
-    draw = random.Random(seed)
-    words = [f" {word}" for word in WORDS.split()]
+def workload(
+    folder: str, rate: float, seconds: float, prompt: Sequence[int], new: Sequence[int], seed: int
+) -> list[Request]:
+    """Requests of a Poisson process; lengths in tokens are drawn evenly on a logarithmic scale."""
+    from gptwo import hub
+    from gptwo.tokenizer import load_tokenizer
+
+    draw, tokenizer = random.Random(seed), load_tokenizer(hub.resolve(folder))
+    tokens = {word: len(tokenizer.encode(word)) for word in (f" {word}" for word in WORDS.split())}
 
     def length(bounds: Sequence[int]) -> int:
         return round(math.exp(draw.uniform(math.log(bounds[0]), math.log(bounds[1]))))
 
     requests, at = [], 0.0
     while (at := at + draw.expovariate(rate)) < seconds or not requests:
-        text = "".join(draw.choice(words) for _ in range(length(prompt)))
+        text, room = "", length(prompt)
+        while room > 0:
+            word = draw.choice(list(tokens))
+            text, room = text + word, room - tokens[word]
         requests.append(Request(at, text.strip(), length(new)))
     return requests
 
@@ -237,10 +245,10 @@ def run(options: argparse.Namespace, folder: str, place: Path) -> list[Outcome]:
             for system in options.systems:
                 if system in left_out:
                     continue
-                requests = workload(rate, options.seconds, options.prompt, options.new, seed=number)
+                requests = workload(folder, rate, options.seconds, options.prompt, options.new, seed=number)
                 try:
                     with serving(system, options, folder, place) as (port, process):
-                        warm = workload(50, 0.05, [16, 64], [4, 8], seed=1)
+                        warm = workload(folder, 50, 0.05, [16, 64], [4, 8], seed=1)
                         asyncio.run(send_all(port, warm, "bench"))
                         if not any(told(one)[0] for one in warm):
                             raise RuntimeError(f"no answer: {warm[0].error or warm[0].lines[:3]}")
@@ -369,9 +377,9 @@ def random_model(folder: Path) -> Path:
 
 def show(found: Sequence[Outcome], options: argparse.Namespace) -> None:
     print(f"{machine()}; {options.threads} threads, {options.together} texts at a time")
-    words, new = (f"{least} to {most}" for least, most in (options.prompt, options.new))
+    lengths, new = (f"{least} to {most}" for least, most in (options.prompt, options.new))
     name = os.path.basename(options.model or "GPT-2 124M, random weights")
-    print(f"{name}; prompts of {words} words, {new} new tokens, arrivals for {options.seconds:g} s")
+    print(f"{name}; prompts of {lengths} tokens, {new} new tokens, arrivals for {options.seconds:g} s")
     print("Seconds to the first token and between tokens as p50 / p95 / p99.")
     by_case: dict[tuple[str, float], list[dict]] = {}
     for one in found:
