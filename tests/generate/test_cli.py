@@ -33,7 +33,7 @@ def gptwo(folder, monkeypatch, capsys):
     return call
 
 
-GREEDY = ("--temperature", "0", "--max-new-tokens", "8")
+GREEDY = ("--temperature", "0", "--max-new-tokens", "8", "--precision", "fp32")
 
 
 def test_one_prompt_prints_its_text(gptwo, engine):
