@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from gptwo.generate import gpu_step
 from gptwo.generate.slots import Slots
 from gptwo.model.heads import Model
 
@@ -77,8 +78,6 @@ class Decoder:
         if self._laid != slots.laid:
             self._records.clear()
             self._laid = slots.laid
-        from gptwo.generate import gpu_step
-
         plain = gpu_step.takes(self.model)
         rows, columns = min(1 << (rows - 1).bit_length(), slots.capacity[0]), slots.capacity[1]
         if not plain:  # the network's own attention reads all columns that it is shown
