@@ -114,9 +114,20 @@ struct Queries {
     return region - 2 * pages < a.next_pages ? a.next[region - 2 * pages] + a.offset : nullptr;
   }
 
-  static void ahead(const char* next, size_t at) {
-    if constexpr (N == 1)
-      if (next) V::prefetch(next + at);
+  // Ask for the piece that comes AHEAD_PAGES after this one, all of it at once: so more of it is on its way at a time
+  // than if each load asked for one line.
+  INLINE void ask(int region) const {
+    if constexpr (N == 1) {
+      region += AHEAD_PAGES;
+      const char* begin = piece(region);
+      if (!begin) return;
+      const int pages = (seen + PAGE - 1) / PAGE;
+      const bool values = region >= pages && region < 2 * pages;
+      const size_t keys = gptwo::keys_bytes(a.D, CACHE), scales = gptwo::scales_at(a.D, CACHE);
+      for (size_t i = 0; i < (values ? scales - keys : keys); i += 64) V::prefetch_far(begin + i);
+      if (BYTES && !values)
+        for (size_t i = scales; i < gptwo::block_bytes(a.D, CACHE); i += 64) V::prefetch_far(begin + i);
+    }
   }
 
   void score() {
@@ -124,18 +135,13 @@ struct Queries {
     for (int s = 0; s < rounded; s += 16) {
       const size_t tile = size_t(s % PAGE / 16) * tile_bytes;
       const char* keys = block(s) + tile;
-      const char* next = N == 1 ? piece(s / PAGE + AHEAD_PAGES) : nullptr;
-      if (next) next += tile;
-      if constexpr (BYTES && N == 1)
-        if (s % PAGE == 0 && s + AHEAD_PAGES * PAGE < rounded)
-          for (size_t i = 0; i < 2 * PAGE * 4; i += 64) V::prefetch(next + scales_at + i);
+      if (s % PAGE == 0) ask(s / PAGE);
       if constexpr (BYTES) {
         I sum[N][2];
         UNROLL for (int n = 0; n < N; ++n)
           UNROLL for (int i = 0; i < 2; ++i) sum[n][i] = V::set1_int(starts[n][i]);
         for (int d = 0; d < words; ++d) {
           const I key = V::load_bytes(keys + 64 * d);
-          ahead(next, 64 * size_t(d));
           UNROLL for (int n = 0; n < N; ++n)
             UNROLL for (int i = 0; i < 2; ++i)
               sum[n][i] = V::dot_bytes(sum[n][i], key, V::set1_int(word_at(queries + 4 * ((2 * n + i) * words + d))));
@@ -149,7 +155,6 @@ struct Queries {
         UNROLL for (int n = 0; n < N; ++n) sum[n] = V::zero();
         for (int d = 0; d < words; ++d) {
           const char* key = keys + 64 * d;
-          ahead(next, 64 * size_t(d));
           UNROLL for (int n = 0; n < N; ++n) sum[n] = accumulate(sum[n], key, queries + 4 * (n * words + d));
         }
         UNROLL for (int n = 0; n < N; ++n)
@@ -231,14 +236,10 @@ struct Queries {
       }
   }
 
-  // Where the values of token s begin, and what to ask for while they are read.
-  const char* values_of(int s, int d, int wide, const char** next) const {
-    const size_t row = (size_t(s % PAGE / WORD) * wide + d) * 4;
-    if constexpr (N == 1) {
-      *next = piece((seen + PAGE - 1) / PAGE + s / PAGE + AHEAD_PAGES);
-      if (*next) *next += row;
-    }
-    return block(s) + gptwo::keys_bytes(a.D, CACHE) + row;
+  // Where numbers d and on of the values of token s stand.
+  const char* values_of(int s, int d, int wide) const {
+    if (d == 0 && s % PAGE == 0) ask((seen + PAGE - 1) / PAGE + s / PAGE);
+    return block(s) + gptwo::keys_bytes(a.D, CACHE) + (size_t(s % PAGE / WORD) * wide + d) * 4;
   }
 
   template <int PARTS_HERE>
@@ -246,9 +247,7 @@ struct Queries {
     UNROLL for (int n = 0; n < N; ++n)
       UNROLL for (int i = 0; i < PARTS_HERE; ++i) sum[n][i] = V::zero();
     for (int s = 0; s < seen; s += WORD) {
-      const char* next = nullptr;
-      const char* row = values_of(s, d, wide, &next);
-      UNROLL for (int i = 0; i < PARTS_HERE; ++i) ahead(next, 64 * size_t(i));
+      const char* row = values_of(s, d, wide);
       UNROLL for (int n = 0; n < N; ++n) {
         const char* weight = reinterpret_cast<const char*>(scores + size_t(n) * rounded) + s * (4 / WORD);
         UNROLL for (int i = 0; i < PARTS_HERE; ++i) sum[n][i] = accumulate(sum[n][i], row + 64 * i, weight);
@@ -263,9 +262,7 @@ struct Queries {
       UNROLL for (int i = 0; i < PARTS_HERE; ++i)
         UNROLL for (int j = 0; j < 2; ++j) sum[n][i][j] = V::set1_int(starts[n][j]);
     for (int s = 0; s < seen; s += WORD) {
-      const char* next = nullptr;
-      const char* row = values_of(s, d, wide, &next);
-      UNROLL for (int i = 0; i < PARTS_HERE; ++i) ahead(next, 64 * size_t(i));
+      const char* row = values_of(s, d, wide);
       UNROLL for (int n = 0; n < N; ++n) {
         const char* weights = reinterpret_cast<const char*>(scores + size_t(n) * rounded + s / 16 * 16) + s % 16;
         const I high = V::set1_int(word_at(weights)), low = V::set1_int(word_at(weights + 16));

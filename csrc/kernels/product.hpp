@@ -24,7 +24,7 @@ inline int32_t word_at(const char* p) {
 #endif
 #define INLINE inline __attribute__((always_inline))
 
-constexpr int AHEAD = 1024;  // bytes of a panel that are asked for ahead of their use, by few rows
+constexpr int AHEAD = 2048;  // bytes of a panel that are asked for ahead of their use, by few rows
 
 // Weights of the panels that come next, which a tile of many rows asks for while it computes.
 struct Coming {
@@ -64,7 +64,7 @@ struct Tile {
   INLINE void ask(size_t at) {
     if constexpr (ROWS <= 2) {
       const size_t place = at + AHEAD + (at + AHEAD < w.panel_bytes ? 0 : (PANELS - 1) * w.panel_bytes);
-      UNROLL for (int v = 0; v < PANELS; ++v) V::prefetch(panel[v] + place);  // behind the end, of the next panels
+      UNROLL for (int v = 0; v < PANELS; ++v) V::prefetch_far(panel[v] + place);  // behind the end, of the next panels
     } else
       for (int i = 0; i < coming.lines; ++i) V::prefetch_far(coming.data + at * coming.lines + 64 * i);
   }
