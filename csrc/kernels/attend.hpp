@@ -124,9 +124,9 @@ struct Queries {
       const int pages = (seen + PAGE - 1) / PAGE;
       const bool values = region >= pages && region < 2 * pages;
       const size_t keys = gptwo::keys_bytes(a.D, CACHE), scales = gptwo::scales_at(a.D, CACHE);
-      for (size_t i = 0; i < (values ? scales - keys : keys); i += 64) V::prefetch_far(begin + i);
+      for (size_t i = 0; i < (values ? scales - keys : keys); i += 64) V::prefetch(begin + i);
       if (BYTES && !values)
-        for (size_t i = scales; i < gptwo::block_bytes(a.D, CACHE); i += 64) V::prefetch_far(begin + i);
+        for (size_t i = scales; i < gptwo::block_bytes(a.D, CACHE); i += 64) V::prefetch(begin + i);
     }
   }
 

@@ -24,16 +24,9 @@ inline int32_t word_at(const char* p) {
 #endif
 #define INLINE inline __attribute__((always_inline))
 
-constexpr int AHEAD = 2048;  // bytes of a panel that are asked for ahead of their use, by few rows
-
-// Weights of the panels that come next, which a tile of many rows asks for while it computes.
-struct Coming {
-  const char* data;
-  int lines;  // of 64 bytes, for each line of a panel that the tile reads
-
-  // The same asked for by tiles of `panels` panels, one after the other.
-  Coming over(int panels) const { return {data, (lines * panels + gptwo::ABREAST - 1) / gptwo::ABREAST}; }
-};
+// Bytes of weights that are asked for ahead of their use, over all panels of a tile; into the second cache, as the first
+// takes fewer at a time.
+constexpr int AHEAD = 8192;
 
 template <class V, int ROWS, int PANELS>
 struct Tile {
@@ -46,9 +39,7 @@ struct Tile {
   const char* row[ROWS];
   F sum[ROWS][PANELS];
 
-  const Coming coming;
-
-  Tile(const gptwo::Matrix& w, const gptwo::Inputs& x, int m, int p, Coming coming) : w(w), x(x), coming(coming) {
+  Tile(const gptwo::Matrix& w, const gptwo::Inputs& x, int m, int p) : w(w), x(x) {
     UNROLL for (int v = 0; v < PANELS; ++v) panel[v] = w.data + size_t(p + v) * w.panel_bytes;
     UNROLL for (int r = 0; r < ROWS; ++r) row[r] = x.data + size_t(m + r) * x.stride;
     clear(sum);
@@ -60,13 +51,11 @@ struct Tile {
     }
   }
 
-  // Ask for memory ahead of its use, at byte `at` of the panels.
+  // Ask for memory ahead of its use, at byte `at` of the panels; behind their end, of the panels that come next.
   INLINE void ask(size_t at) {
-    if constexpr (ROWS <= 2) {
-      const size_t place = at + AHEAD + (at + AHEAD < w.panel_bytes ? 0 : (PANELS - 1) * w.panel_bytes);
-      UNROLL for (int v = 0; v < PANELS; ++v) V::prefetch_far(panel[v] + place);  // behind the end, of the next panels
-    } else
-      for (int i = 0; i < coming.lines; ++i) V::prefetch_far(coming.data + at * coming.lines + 64 * i);
+    size_t place = at + AHEAD / PANELS;
+    if (place >= w.panel_bytes) place += (PANELS - 1) * w.panel_bytes;
+    UNROLL for (int v = 0; v < PANELS; ++v) V::prefetch(panel[v] + place);
   }
 
   INLINE void fp32() {
@@ -200,44 +189,41 @@ struct Tile {
 // Panels p..end of ROWS rows, as many side by side as there are registers for.
 template <class V, int ROWS, int PANELS>
 void product_rows(const gptwo::Matrix& w, const gptwo::Inputs& x, int m, int p, int end, float* out, size_t stride,
-                  gptwo::Finish how, Coming coming) {
+                  gptwo::Finish how) {
   for (; p + PANELS <= end; p += PANELS, out += 16 * PANELS) {
-    Tile<V, ROWS, PANELS> tile(w, x, m, p, coming);
-    coming.data += size_t(coming.lines) * w.panel_bytes;
+    Tile<V, ROWS, PANELS> tile(w, x, m, p);
     tile.finish(p, out, stride, how);
   }
   if constexpr (PANELS > 1)
-    if (p < end) product_rows<V, ROWS, 1>(w, x, m, p, end, out, stride, how, {nullptr, 0});
+    if (p < end) product_rows<V, ROWS, 1>(w, x, m, p, end, out, stride, how);
 }
 
 template <class V, int ROWS>
 void product_of(int rows, const gptwo::Matrix& w, const gptwo::Inputs& x, int m, int p, int end, float* out,
-                size_t stride, gptwo::Finish how, Coming coming) {
+                size_t stride, gptwo::Finish how) {
   if constexpr (ROWS > 1)
-    if (rows < ROWS) return product_of<V, ROWS - 1>(rows, w, x, m, p, end, out, stride, how, coming);
+    if (rows < ROWS) return product_of<V, ROWS - 1>(rows, w, x, m, p, end, out, stride, how);
   constexpr int FIT = V::ACCUMULATORS / ROWS;
   constexpr int WIDE = FIT >= 4 ? 4 : FIT >= 2 ? 2 : 1;
   constexpr int FIT_INT4 = V::ACCUMULATORS / (2 * ROWS);  // int4 holds its sums and those of the group
   constexpr int WIDE_INT4 = FIT_INT4 >= 4 ? 4 : FIT_INT4 >= 2 ? 2 : 1;
   if (w.precision == gptwo::Precision::int4)
-    product_rows<V, ROWS, WIDE_INT4>(w, x, m, p, end, out, stride, how, coming.over(WIDE_INT4));
+    product_rows<V, ROWS, WIDE_INT4>(w, x, m, p, end, out, stride, how);
   else
-    product_rows<V, ROWS, WIDE>(w, x, m, p, end, out, stride, how, coming.over(WIDE));
+    product_rows<V, ROWS, WIDE>(w, x, m, p, end, out, stride, how);
 }
 
 template <class V>
 void product(const gptwo::Matrix& w, const gptwo::Inputs& x, int M, int begin, int end, float* out, size_t stride,
              gptwo::Finish how) {
   using gptwo::ABREAST;
-  const int tiles = (M + V::ROWS - 1) / V::ROWS;
-  const int share = (ABREAST + tiles - 1) / tiles;  // how many of the panels that come next a tile asks for
+  const int most = w.precision == gptwo::Precision::int4 && M > V::ROWS ? V::ROWS_INT4 : V::ROWS;
+  const int tiles = (M + most - 1) / most;
   for (int p = begin; p < end; p += ABREAST, out += 16 * ABREAST) {  // they stay in the cache for all rows
     const int last = p + ABREAST < end ? p + ABREAST : end;
     for (int t = 0, m = 0; t < tiles; ++t) {
       const int rows = (M - m + tiles - t - 1) / (tiles - t);  // even shares: 8 rows are 4 + 4, not 6 + 2
-      const bool more = last + ABREAST <= end && t * share < ABREAST;
-      const Coming coming{w.data + size_t(last + t * share) * w.panel_bytes, more ? share : 0};
-      product_of<V, V::ROWS>(rows, w, x, m, p, last, out + m * stride, stride, how, coming);
+      product_of<V, V::ROWS>(rows, w, x, m, p, last, out + m * stride, stride, how);
       m += rows;
     }
   }

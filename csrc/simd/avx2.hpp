@@ -16,6 +16,7 @@ struct Avx2 {
   };
   static constexpr int ACCUMULATORS = 4;
   static constexpr int ROWS = 4;
+  static constexpr int ROWS_INT4 = ROWS;
 #ifdef __AVXVNNI__
   static constexpr bool OFFSET = true;
 #else
@@ -93,8 +94,7 @@ struct Avx2 {
   static I low_levels(I x) { return {levels_of(x.a), levels_of(x.b)}; }
   static I high_levels(I x) { return {levels_of(_mm256_srli_epi16(x.a, 4)), levels_of(_mm256_srli_epi16(x.b, 4))}; }
   // As an instruction: GCC takes a function that only prefetches for one without effect, and drops its calls.
-  static void prefetch(const void* p) { __asm__ volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p))); }
-  static void prefetch_far(const void* p) { __asm__ volatile("prefetcht1 %0" : : "m"(*static_cast<const char*>(p))); }
+  static void prefetch(const void* p) { __asm__ volatile("prefetcht1 %0" : : "m"(*static_cast<const char*>(p))); }
 
  private:
   static __m256 mul(__m256 x, __m256 y) { return _mm256_mul_ps(x, y); }

@@ -11,7 +11,8 @@ struct Avx512 {
   using F = __m512;
   using I = __m512i;
   static constexpr int ACCUMULATORS = 24;
-  static constexpr int ROWS = 6;
+  static constexpr int ROWS = 8;
+  static constexpr int ROWS_INT4 = 6;  // where more than one tile comes: two panels fit, and share what is unpacked
   static constexpr bool OFFSET = true;
 
   static F zero() { return _mm512_setzero_ps(); }
@@ -71,8 +72,7 @@ struct Avx512 {
   static I low_levels(I a) { return _mm512_shuffle_epi8(levels(), _mm512_and_si512(a, _mm512_set1_epi8(15))); }
   static I high_levels(I a) { return low_levels(_mm512_srli_epi16(a, 4)); }
   // As an instruction: GCC takes a function that only prefetches for one without effect, and drops its calls.
-  static void prefetch(const void* p) { __asm__ volatile("prefetcht0 %0" : : "m"(*static_cast<const char*>(p))); }
-  static void prefetch_far(const void* p) { __asm__ volatile("prefetcht1 %0" : : "m"(*static_cast<const char*>(p))); }
+  static void prefetch(const void* p) { __asm__ volatile("prefetcht1 %0" : : "m"(*static_cast<const char*>(p))); }
 
  private:
   static I levels() {

@@ -17,6 +17,7 @@ struct Neon {
   };
   static constexpr int ACCUMULATORS = 4;  // half of the 32 registers; weights and factors take the rest
   static constexpr int ROWS = 4;
+  static constexpr int ROWS_INT4 = ROWS;
 #ifdef __ARM_FEATURE_MATMUL_INT8
   static constexpr bool OFFSET = true;
 #else
@@ -105,8 +106,7 @@ struct Neon {
             level(vshrq_n_u8(bytes(x.d), 4))};
   }
   // As an instruction: GCC takes a function that only prefetches for one without effect, and drops its calls.
-  static void prefetch(const void* p) { __asm__ volatile("prfm pldl1keep, [%0]" : : "r"(p)); }
-  static void prefetch_far(const void* p) { __asm__ volatile("prfm pldl2keep, [%0]" : : "r"(p)); }
+  static void prefetch(const void* p) { __asm__ volatile("prfm pldl2keep, [%0]" : : "r"(p)); }
 
  private:
   static int32x4_t words(int8x16_t x) { return vreinterpretq_s32_s8(x); }

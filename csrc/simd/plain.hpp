@@ -18,6 +18,7 @@ struct Plain {
   };
   static constexpr int ACCUMULATORS = 4;  // of 16 lanes, that stay in registers
   static constexpr int ROWS = 2;          // rows of a tile at most
+  static constexpr int ROWS_INT4 = ROWS;
   static constexpr bool OFFSET = false;   // dot_bytes takes weights + 128 as they are, the caller subtracts 128 * sum
 
   static F zero() { return F{}; }
@@ -122,7 +123,6 @@ struct Plain {
     return a;
   }
   static void prefetch(const void*) {}
-  static void prefetch_far(const void*) {}
 
  private:
   static int32_t word(const I& a, int i) {
