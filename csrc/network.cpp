@@ -10,6 +10,8 @@ namespace {
 
 constexpr int SCREEN_FROM = 8;   // rows of logits after which a screen is worth its making
 constexpr int SCREEN_LEFT = 8;   // screening ends where it leaves more than one in so many panels
+constexpr size_t BEFORE_ATTENTION = 1 << 14;  // bytes of the next head's weights that are asked for before attention
+constexpr size_t WHILE_WAITING = 1 << 16;  // bytes of weights that a thread asks for at most while it waits
 constexpr int OWN_ROWS = 8;  // up to so many rows every thread prepares for itself: cheaper than a barrier
 
 size_t input_stride(int K) { return size_t(round_up(K, 64)) * 4; }  // of the widest form
@@ -27,6 +29,11 @@ Inputs carve(char* memory, int rows, int K) {
 
 size_t carved_bytes(int rows, int K) {
   return rows * input_stride(K) + size_t(rows) * ((K + GROUP_INT4 - 1) / GROUP_INT4) * 8;
+}
+
+// Ask for memory that is needed soon, into the second cache.
+void ask(const char* begin, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(begin + i, 0, 2);
 }
 
 // Row r in float32 as products see it.
@@ -122,7 +129,7 @@ void Network::attention(Worker& worker, int index, const std::vector<Span>& span
   const Inputs x = prepared(worker, layer.attention.matrix, residual, width_, all.count, &layer.before_attention);
   lower(worker, index, Place::attention, all, residual, width_, &layer.before_attention);
   attend(worker, index, spans, x, all);
-  worker.barrier();
+  worker.barrier(first_read(worker, layer.projection.matrix));
 }
 
 void Network::rest(Worker& worker, int index, const Rows& all) {
@@ -135,17 +142,18 @@ void Network::rest(Worker& worker, int index, const Rows& all) {
   Inputs x = prepared(worker, layer.projection.matrix, mixed, width_, all.count, nullptr);
   lower(worker, index, Place::projection, all, mixed, width_, nullptr);
   adapted_product(worker, index, Place::projection, layer.projection.matrix, x, all, residual, width_, Finish::add);
-  worker.barrier();
+  worker.barrier(first_read(worker, layer.up.matrix));
   behind(worker, index, Place::behind_attention, all);
   x = prepared(worker, layer.up.matrix, residual, width_, all.count, &layer.before_mlp);
   lower(worker, index, Place::up, all, residual, width_, &layer.before_mlp);
   adapted_product(worker, index, Place::up, layer.up.matrix, x, all, inner, inner_width_, Finish::gelu);
   lower(worker, index, Place::beside_mlp, all, residual, width_, &layer.before_mlp);
-  worker.barrier();
+  worker.barrier(first_read(worker, layer.down.matrix));
   x = prepared(worker, layer.down.matrix, inner, inner_width_, all.count, nullptr);
   lower(worker, index, Place::down, all, inner, inner_width_, nullptr);
   adapted_product(worker, index, Place::down, layer.down.matrix, x, all, residual, width_, Finish::add);
-  worker.barrier();
+  worker.barrier(index + 1 < shape.n_layer ? first_read_heads(worker, layers_[index + 1].attention.matrix)
+                                           : first_read(worker, head().matrix));
   behind(worker, index, Place::behind_mlp, all);
 }
 
@@ -205,10 +213,14 @@ void Network::attend(Worker& worker, int index, const std::vector<Span>& spans, 
   Scratch& scratch = scratch_[worker.index()];
   float scale = 1.0f / std::sqrt(float(D));
   if (shape.scale_attn_by_inverse_layer_idx) scale /= float(index + 1);
-  for (auto piece = worker.take(H, 1); piece.begin < piece.end; piece = worker.take(H, 1)) {
-    const int head = piece.begin;
-    const size_t offset = (size_t(index) * H + head) * block_bytes(D, cache_);
+  for (Worker::Piece piece = worker.take_part(H, 1); piece.begin < piece.end;) {
+    const int head = piece.begin++;
+    const size_t bytes = block_bytes(D, cache_), offset = (size_t(index) * H + head) * bytes;
+    const auto expect = [&](const Span& span) { ask(span.pages[span.position / PAGE] + offset, bytes); };
+    if (!spans.empty()) expect(spans[0]);
     kernels_.product(w, x, all.count, head * panels, (head + 1) * panels, scratch.heads, rows, Finish::store);
+    if (piece.begin == piece.end) piece = worker.take_part(H, 1);
+    if (piece.begin < piece.end) ask(w.data + size_t(piece.begin * panels) * w.panel_bytes, BEFORE_ATTENTION);
     for (const Run& run : all.runs)
       raise(index, Place::attention, run, head * panels, (head + 1) * panels, scratch.heads, size_t(rows));
     const float* line = scratch.heads;  // (M, rows): query, key, value
@@ -221,6 +233,7 @@ void Network::attend(Worker& worker, int index, const std::vector<Span>& spans, 
         kernels_.remember(span.pages[token / PAGE] + offset, token % PAGE, key, key + D, D, cache_);
       }
       const Span* next = s + 1 < spans.size() ? &spans[s + 1] : nullptr;
+      if (next) expect(*next);
       kernels_.attend({line, size_t(rows), out, size_t(width_), span.count, span.position, span.pages, offset, D, scale,
                        scratch.attention, cache_, next ? next->pages : nullptr,
                        next ? (next->position + next->count + PAGE - 1) / PAGE : 0});
@@ -228,6 +241,18 @@ void Network::attend(Worker& worker, int index, const std::vector<Span>& spans, 
       out += size_t(span.count) * width_;
     }
   }
+}
+
+// What a thread reads first in the next stage.
+Region Network::first_read(const Worker& worker, const Matrix& w) const {
+  const Worker::Piece piece = worker.first_part(w.panels, ABREAST);
+  return {w.data + size_t(piece.begin) * w.panel_bytes,
+          std::min(size_t(piece.end - piece.begin) * w.panel_bytes, WHILE_WAITING)};
+}
+
+Region Network::first_read_heads(const Worker& worker, const Matrix& w) const {
+  const size_t bytes = size_t(shape.head_rows() / LANES) * w.panel_bytes;
+  return {w.data + size_t(worker.first_part(shape.n_head, 1).begin) * bytes, std::min(bytes, WHILE_WAITING)};
 }
 
 void Network::product(Worker& worker, const Matrix& w, const Inputs& x, int M, float* out, size_t stride,

@@ -162,6 +162,8 @@ class Network {
   bool screening();
   Inputs head_inputs(Worker& worker, const float* hidden, int R);
   void product(Worker& worker, const Matrix& w, const Inputs& x, int M, float* out, size_t stride, Finish how);
+  Region first_read(const Worker& worker, const Matrix& w) const;
+  Region first_read_heads(const Worker& worker, const Matrix& w) const;
   int by_head(int n) const;
   void gather(Worker& worker, const std::vector<int>& rows);
   // Of adapters (adapters.cpp):

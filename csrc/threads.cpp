@@ -1,5 +1,7 @@
 #include "threads.hpp"
 
+#include <algorithm>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -73,26 +75,40 @@ Worker::Piece Worker::take(int total, int size) {
   return {begin, begin + size < total ? begin + size : total};
 }
 
-Worker::Piece Worker::take_part(int total, int size) {
-  std::atomic<int>& next = team_.counters_[stage_ % 2].next;
-  int begin = next.load(std::memory_order_relaxed), end;
-  do {
-    if (begin >= total) return {total, total};
-    const int even = (total - begin) / (2 * team_.threads_);
-    end = begin + (even > size ? even / size * size : size);
-    if (end > total) end = total;
-  } while (!next.compare_exchange_weak(begin, end, std::memory_order_relaxed));
-  return {begin, end};
+Worker::Piece Worker::first_part(int total, int size) const {
+  const int even = total / (2 * team_.threads_), count = even > size ? even / size * size : size;
+  const int begin = std::min(total, index_ * count);
+  return {begin, std::min(total, begin + count)};
 }
 
-void Worker::barrier() {
+Worker::Piece Worker::take_part(int total, int size) {
+  const Piece first = first_part(total, size);
+  if (!began_) {
+    began_ = true;
+    return first;
+  }
+  const int even = total / (2 * team_.threads_), start = team_.threads_ * (even > size ? even / size * size : size);
+  std::atomic<int>& next = team_.counters_[stage_ % 2].next;  // counts from `start`
+  int taken = next.load(std::memory_order_relaxed), count;
+  do {
+    const int left = total - start - taken, share = left / (2 * team_.threads_);
+    if (left <= 0) return {total, total};
+    count = std::min(left, share > size ? share / size * size : size);
+  } while (!next.compare_exchange_weak(taken, taken + count, std::memory_order_relaxed));
+  return {start + taken, start + taken + count};
+}
+
+void Worker::barrier(Region next) {
   Team& team = team_;
+  began_ = false;
   const int phase = team.phase_.load(std::memory_order_acquire);
   if (team.arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == team.threads_) {
     team.counters_[stage_ % 2].next.store(0, std::memory_order_relaxed);  // all are done with this stage's
     team.arrived_.store(0, std::memory_order_relaxed);
     Team::wake(team.phase_, team.phase_sleepers_);
   } else {
+    for (size_t at = 0; at < next.bytes && team.phase_.load(std::memory_order_acquire) == phase; at += 64)
+      __builtin_prefetch(next.begin + at, 0, 2);
     Team::wait_while(team.phase_, phase, team.phase_sleepers_);
   }
   ++stage_;

@@ -12,6 +12,11 @@ namespace gptwo {
 
 class Team;
 
+struct Region {
+  const char* begin = nullptr;
+  size_t bytes = 0;
+};
+
 // One thread's part in a run of the team.
 class Worker {
  public:
@@ -25,15 +30,18 @@ class Worker {
   };
   Piece take(int total, int size);
   // The same in large pieces that become smaller towards the end: half of an even share of what is left, in multiples
-  // of `size`.
+  // of `size`. The first of a stage is always the same for a thread.
   Piece take_part(int total, int size);
+  Piece first_part(int total, int size) const;
 
-  // Every thread waits here for the others, after which a new stage begins.
-  void barrier();
+  // Every thread waits here for the others, after which a new stage begins. While it waits it asks for the memory that
+  // it will read first.
+  void barrier(Region next = {});
 
  private:
   Team& team_;
   int index_, stage_ = 0;
+  bool began_ = false;  // took its first part of this stage
 };
 
 class Team {
