@@ -195,7 +195,7 @@ void product_rows(const gptwo::Matrix& w, const gptwo::Inputs& x, int m, int p, 
     tile.finish(p, out, stride, how);
   }
   if constexpr (PANELS > 1)
-    if (p < end) product_rows<V, ROWS, 1>(w, x, m, p, end, out, stride, how);
+    if (p < end) product_rows<V, ROWS, PANELS / 2>(w, x, m, p, end, out, stride, how);
 }
 
 template <class V, int ROWS>
