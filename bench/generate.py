@@ -6,11 +6,13 @@
     python bench/generate.py --device cuda                     # on a GPU, beside transformers
 
 Each measurement is a process of its own, so that peak memory is its own; the systems take turns in every round, so
-that a change of the machine's speed meets all of them, and every round begins with a probe of how fast memory can be
-read. Texts are greedy, of random prompts, and the end token does not count; tokens are counted, not assumed. Printed
-are medians over the rounds: new tokens per second after the first, the share of the limit that reading all weights
-once a step sets (batch 1), prompt tokens per second of one text of --long tokens, time to the first token and peak
-resident memory; and for each precision ours beside the best of the peers.
+that a change of the machine's speed meets all of them. Texts are greedy, of random prompts, and the end token does not
+count; tokens are counted, not assumed. Printed are medians over the rounds: new tokens per second after the first, the
+share of the limit that reading all weights once a step sets (batch 1), prompt tokens per second of one text of --long
+tokens, time to the first token and peak resident memory; and for each precision ours beside the best of the peers.
+
+The share of the limit is measured in turns of a few steps within one process: as many threads read the same weights
+and do nothing with them, then write two tokens, and so on. On a GPU the limit is what a copy of 1 GiB moves.
 
 Systems
     gptwo-fp32, -bf16, -int8, -int4         this project's native engine
@@ -34,13 +36,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from gptwo.generate.native import NativeEngine
     from gptwo.generate.writer import Writer
     from gptwo.tokenizer import Tokenizer
 
@@ -56,6 +58,8 @@ VOCABULARY = 50257
 
 Generate = Callable[[list[list[int]], int], int]
 """Prompts and how many tokens to add to each; returns how many tokens were written in all."""
+Limit = Callable[[float], dict] | None
+"""Steps of one row per second; returns bytes read per second, and what reading the weights takes of a step."""
 
 
 def main() -> None:
@@ -99,9 +103,8 @@ def main() -> None:
 
 def run(options: argparse.Namespace) -> dict:
     """All systems and batches in turn, `rounds` times."""
-    found: dict = {"bandwidth": [], "systems": {}, "left out": {}}
+    found: dict = {"systems": {}, "left out": {}}
     for number in range(options.rounds):
-        found["bandwidth"].append(read_bandwidth(options.threads) if options.device == "cpu" else copy_bandwidth())
         for batch in options.batches:
             for system in options.systems:
                 if system in found["left out"]:
@@ -129,7 +132,7 @@ def measure(system: str, batch: int, options: argparse.Namespace) -> dict:
 
     name, precision = system.rsplit("-", 1)
     start = time.perf_counter()
-    generate, weight_bytes = LOADERS[name](options, precision, batch)
+    generate, limit = LOADERS[name](options, precision, batch)
     loaded = time.perf_counter() - start
     draw = random.Random(batch)
 
@@ -151,25 +154,50 @@ def measure(system: str, batch: int, options: argparse.Namespace) -> dict:
     found = {"decode": batch * (options.new - 1) / max(1e-9, whole - first), "first": first}
     if batch == 1:
         found["prefill"] = options.long / min(timed(options.long, 1) for _ in range(3))
-    return found | {"load": loaded, "weight_bytes": weight_bytes, "peak": peak_memory()}
+    found |= {"load": loaded, "peak": peak_memory()}
+    return found | limit(found["decode"]) if limit and batch == 1 else found
 
 
-# --- systems: each returns what generates, and the bytes of its weights where it knows them
+# --- systems: each returns what generates, and what measures the limit of its weights where that is known
 
 
-def load_gptwo(options: argparse.Namespace, precision: str, batch: int) -> tuple[Generate, int | None]:
+def load_gptwo(options: argparse.Namespace, precision: str, batch: int) -> tuple[Generate, Limit]:
     if options.device != "cpu":
         from gptwo.generate.engine import Engine
 
         on_gpu = Engine(options.model, device=options.device, precision=precision, max_batch=batch)
         parameters = on_gpu.backend.model.parameters()
-        return _greedy(on_gpu), sum(one.numel() * one.element_size() for one in parameters)
+        weight_bytes = sum(one.numel() * one.element_size() for one in parameters)
+        return _greedy(on_gpu), lambda rate: share_of_copying(rate, weight_bytes)
     from gptwo.generate.native import NativeEngine
 
     engine = NativeEngine(
         options.model, precision=precision, threads=options.threads, max_batch=batch, share=False, speculate=False
     )  # prompts come twice: nothing of the first time may help the second
-    return _greedy(engine), engine.native.usage()["weight_bytes"]
+    return _greedy(engine), lambda _: share_of_reading(engine, options.prompt)
+
+
+def share_of_reading(engine: NativeEngine, prompt: int, turns: int = 100) -> dict:
+    """What reading the weights takes of a step of one row behind `prompt` tokens, in turns with reading them only."""
+    from gptwo.generate._native import Sampling
+
+    native, greedy = engine.native, Sampling()
+    greedy.temperature, greedy.vocab_size = 0.0, VOCABULARY
+    sequence = native.open([7] * prompt, prompt, 0, greedy)
+    while not native.step([(sequence, min(native.left(sequence), native.max_tokens), [])])[0]:
+        pass
+    reading, writing = [], []
+    for _ in range(turns):
+        start = time.perf_counter()
+        count = native.read_through()
+        read = time.perf_counter()
+        for _ in range(2):
+            native.step([(sequence, 1, [])])
+        reading.append(read - start)
+        writing.append((time.perf_counter() - read) / 2)
+    native.close(sequence)
+    seconds = statistics.median(reading)
+    return {"bandwidth": count / seconds, "share": seconds / statistics.median(writing)}
 
 
 def _greedy(engine: Writer) -> Generate:
@@ -180,14 +208,14 @@ def _greedy(engine: Writer) -> Generate:
     return generate
 
 
-def load_static(options: argparse.Namespace, precision: str, batch: int) -> tuple[Generate, int | None]:
+def load_static(options: argparse.Namespace, precision: str, batch: int) -> tuple[Generate, Limit]:
     """With a static cache generate compiles the step, and records it as a CUDA graph."""
     return load_transformers(options, precision, batch, static=True)
 
 
 def load_transformers(
     options: argparse.Namespace, precision: str, batch: int, static: bool = False
-) -> tuple[Generate, int | None]:
+) -> tuple[Generate, Limit]:
     import torch
     from transformers import GPT2LMHeadModel
 
@@ -207,7 +235,7 @@ def load_transformers(
     return generate, None
 
 
-def load_ctranslate2(options: argparse.Namespace, precision: str, batch: int) -> tuple[Generate, int | None]:
+def load_ctranslate2(options: argparse.Namespace, precision: str, batch: int) -> tuple[Generate, Limit]:
     import ctranslate2
 
     folder = Path(options.model).with_suffix(".ct2")
@@ -226,7 +254,7 @@ def load_ctranslate2(options: argparse.Namespace, precision: str, batch: int) ->
     return generate, None
 
 
-def load_llama(options: argparse.Namespace, precision: str, batch: int) -> tuple[Generate, int | None]:
+def load_llama(options: argparse.Namespace, precision: str, batch: int) -> tuple[Generate, Limit]:
     """llama.cpp's server within this process, asked over loopback for all texts at the same time."""
     from concurrent.futures import ThreadPoolExecutor
     from urllib.request import ProxyHandler, Request, build_opener
@@ -256,7 +284,7 @@ def load_llama(options: argparse.Namespace, precision: str, batch: int) -> tuple
     return generate, None
 
 
-def load_openvino(options: argparse.Namespace, precision: str, batch: int) -> tuple[Generate, int | None]:
+def load_openvino(options: argparse.Namespace, precision: str, batch: int) -> tuple[Generate, Limit]:
     import numpy as np
     import openvino as ov
     import openvino_genai as genai
@@ -318,26 +346,8 @@ def copying(options: argparse.Namespace) -> None:
 # --- the machine
 
 
-def read_bandwidth(threads: int) -> float:
-    """Bytes per second that `threads` threads read together, the best of three passes over 256 MiB each."""
-    import numpy as np
-
-    blocks = [np.ones(2**25, np.float64) for _ in range(threads)]
-
-    def once() -> float:
-        readers = [threading.Thread(target=block.max) for block in blocks]
-        start = time.perf_counter()
-        for reader in readers:
-            reader.start()
-        for reader in readers:
-            reader.join()
-        return sum(block.nbytes for block in blocks) / (time.perf_counter() - start)
-
-    return max(once() for _ in range(3))
-
-
-def copy_bandwidth() -> float:
-    """Bytes per second that the GPU reads and writes when it copies 1 GiB, the best of ten copies."""
+def share_of_copying(rate: float, weight_bytes: int) -> dict:
+    """Bytes per second that the GPU reads and writes when it copies 1 GiB, the best of ten; steps' share of them."""
     import torch
 
     source = torch.empty(2**30, dtype=torch.uint8, device="cuda").random_()
@@ -350,7 +360,8 @@ def copy_bandwidth() -> float:
         torch.cuda.synchronize()
         return 2 * source.numel() / (time.perf_counter() - start)
 
-    return max(once() for _ in range(10))
+    bandwidth = max(once() for _ in range(10))
+    return {"bandwidth": bandwidth, "share": rate * weight_bytes / bandwidth}
 
 
 def random_model(folder: Path) -> str:
@@ -401,12 +412,9 @@ def gpu_name() -> str:
 
 
 def show(results: dict, options: argparse.Namespace) -> None:
-    bandwidth = statistics.median(results["bandwidth"])
-    least, most = min(results["bandwidth"]), max(results["bandwidth"])
-    span = f"{least / 1e9:.0f} to {most / 1e9:.0f}"
     machine = f"{options.threads} threads" if options.device == "cpu" else gpu_name()
-    print(f"{machine}; memory moves at {bandwidth / 1e9:.0f} GB/s ({span})")
-    print(f"prompt {options.prompt}, {options.new} new tokens, greedy; {os.path.basename(str(options.model))}")
+    model = os.path.basename(str(options.model))
+    print(f"{machine}; prompt {options.prompt}, {options.new} new tokens, greedy; {model}")
     found = {
         system: {
             batch: {name: statistics.median(one[name] for one in rounds) for name in rounds[0] if rounds[0][name]}
@@ -415,15 +423,15 @@ def show(results: dict, options: argparse.Namespace) -> None:
         for system, by_batch in results["systems"].items()
     }
     heads = "".join(f" | b{batch} tokens/s | first s | peak GB" for batch in options.batches)
-    print(f"system{heads} | of the limit | prompt tokens/s | load s")
+    print(f"system{heads} | of the limit | GB/s | prompt tokens/s | load s")
     for system, by_batch in found.items():
         cells = [system]
         for batch in options.batches:
             one = by_batch.get(batch)
             cells += [f"{one['decode']:.0f}", f"{one['first']:.3f}", f"{one['peak'] / 1e9:.2f}"] if one else [""] * 3
         one = by_batch.get(1, {})
-        limit = f"{one['decode'] * one['weight_bytes'] / bandwidth:.0%}" if "weight_bytes" in one else ""
-        cells += [limit, f"{one['prefill']:.0f}" if one else "", f"{one['load']:.2f}" if one else ""]
+        cells += [f"{one['share']:.0%}", f"{one['bandwidth'] / 1e9:.0f}"] if "share" in one else [""] * 2
+        cells += [f"{one['prefill']:.0f}", f"{one['load']:.2f}"] if one else [""] * 2
         print(" | ".join(cells))
     for ours in OURS:
         precision = ours.rpartition("-")[2]

@@ -249,6 +249,7 @@ NB_MODULE(_native, m) {
              return std::make_pair(array_of(logprobs.release(), {size_t(count)}),
                                    array_of(likeliest.release(), {size_t(count)}));
            })
+      .def("read_through", [](Shared& self) { return self.call([](Engine& e) { return e.network().read_through(); }); })
       .def("usage",
            [](Shared& self) {
              const Usage usage = self.call([](Engine& e) { return e.usage(); });

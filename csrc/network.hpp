@@ -124,6 +124,9 @@ class Network {
 
   size_t page_bytes() const { return size_t(shape.n_layer) * shape.n_head * block_bytes(shape.head_dim(), cache_); }
   size_t weight_bytes() const;
+  // Read all that a step reads of the weights, on all threads, and do nothing with it; returns how many bytes that are.
+  // A step that reads every weight takes at least as long.
+  size_t read_through();
 
   // Hidden states after the last layer norm for tokens `rows` of the pass (indices over all spans, ascending):
   // (R, C) in `hidden`. At most max_tokens tokens. Keys and values go to the spans' pages.

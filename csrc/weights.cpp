@@ -1,11 +1,15 @@
 // The network's weights, one tensor after the other, by the names of the model's files.
 #include <algorithm>
+#include <atomic>
+#include <cstring>
 #include <stdexcept>
 
 #include "network.hpp"
 
 namespace gptwo {
 namespace {
+
+constexpr size_t READ_AT_ONCE = size_t(1) << 18, READ_AHEAD = 8192;  // of `read_through`
 
 // A file keeps the matrices of the blocks as (in, out); as (out, in) the steps change places.
 Source transposed(Source source) {
@@ -74,6 +78,43 @@ void Network::add(const std::string& name, const Source& source) {
 int Network::by_head(int n) const {
   const int D = shape.head_dim(), rows = shape.head_rows(), head = n / rows, at = n % rows;
   return at < 3 * D ? at / D * shape.n_embd + head * D + at % D : -1;
+}
+
+size_t Network::read_through() {
+  struct Chunk {
+    const char* data;
+    size_t bytes;
+  };
+  std::vector<Chunk> chunks;
+  size_t total = 0;
+  const auto add = [&](const Matrix& w) {
+    const size_t groups = w.precision == Precision::int4 ? w.panel_bytes / (GROUP_INT4 * 8) : 0;
+    for (const auto& [data, bytes] : {Chunk{w.data, w.panels * w.panel_bytes},
+                                      Chunk{reinterpret_cast<const char*>(w.group_scales), w.panels * groups * LANES * 2}})
+      for (size_t at = 0; at < bytes; at += READ_AT_ONCE) {
+        chunks.push_back({data + at, std::min(READ_AT_ONCE, bytes - at)});
+        total += chunks.back().bytes;
+      }
+  };
+  for (const Layer& layer : layers_)
+    for (const Packed* packed : {&layer.attention, &layer.projection, &layer.up, &layer.down}) add(packed->matrix);
+  add(head().matrix);
+  std::atomic<uint64_t> sum{0};
+  team_.run([&](Worker& worker) {
+    uint64_t own = 0;
+    const int count = int(chunks.size());
+    for (auto piece = worker.take(count, 1); piece.begin < piece.end; piece = worker.take(count, 1)) {
+      const auto [data, bytes] = chunks[piece.begin];
+      for (size_t at = 0; at + 64 <= bytes; at += 64) {
+        __builtin_prefetch(data + at + READ_AHEAD, 0, 2);
+        uint64_t words[8];
+        std::memcpy(words, data + at, 64);
+        for (uint64_t word : words) own ^= word;
+      }
+    }
+    sum ^= own;
+  });
+  return total;
 }
 
 size_t Network::weight_bytes() const {

@@ -153,3 +153,12 @@ def test_many_texts_go_through_a_small_cache(tiny):
         tiny_cache.encode([[5] * 90, [4]])
     assert idle(tiny_cache)
     assert idle(small)
+
+
+@pytest.mark.parametrize(("precision", "weight"), [("fp32", 4), ("bf16", 2), ("int8", 1), ("int4", 0.5625)])
+def test_reading_through_reads_every_matrix_of_a_step(precision, weight):
+    model = made(n_embd=64, vocab_size=320)
+    native = NativeEngine(model, precision=precision, threads=2).native
+    in_blocks, vocabulary = 2 * 12 * 64 * 64, 320 * 64
+    at_least = in_blocks * weight + vocabulary * max(weight, 1)
+    assert at_least <= native.read_through() <= native.usage()["weight_bytes"]
