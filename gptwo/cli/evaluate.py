@@ -83,10 +83,8 @@ def evaluate(
         raise UsageError("A suite tunes nothing.", where="--tune", fix="give --suite or --tune, not both")
     if suite is not None and shots is not None:
         raise UsageError("A suite has its own prompts.", where="--shots", fix="give --suite or --shots, not both")
-    if backend == "native" and (suite is not None or tune is not None or shots is not None):
-        raise UsageError(
-            "The native engine measures records and running text.", where="--backend", fix="--backend torch"
-        )
+    if backend == "native" and tune is not None:
+        raise UsageError("The native engine tunes nothing.", where="--backend", fix="--backend torch")
     if suite is not None:
         from gptwo.cli.suites import measure_suite
 
@@ -106,6 +104,8 @@ def evaluate(
             card=card,
             device=device,
             precision=precision,
+            backend=choose_backend(backend, model, device, precision),
+            threads=threads,
         )
     elif not data:
         raise UsageError("Which data?", fix="gptwo evaluate --model runs/mine test.jsonl, or --suite NAME")
@@ -144,6 +144,8 @@ def evaluate(
             limit=limit,
             device=device,
             precision=precision,
+            backend=choose_backend(backend, model, device, precision),
+            threads=threads,
         )
     else:
         report = measure(

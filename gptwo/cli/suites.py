@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 
-def subject_of(model: str, device: str, precision: str) -> Any:
-    """The model under test, on its device and in its precision."""
+def subject_of(model: str, device: str, precision: str, backend: str = "torch", threads: int | None = None) -> Any:
+    """The model under test, on its device, in its precision, on "torch" or the "native" engine."""
     from gptwo.evaluate.suites.base import Subject
     from gptwo.generate.engine import Engine
+    from gptwo.generate.native import NativeEngine
 
+    if backend == "native":
+        return Subject(model, NativeEngine(model, precision=precision, threads=threads))
     return Subject(model, Engine(model, device=device, precision=precision))
 
 
@@ -22,6 +25,8 @@ def measure_suite(
     *,
     device: str,
     precision: str,
+    backend: str,
+    threads: int | None,
     classifier: str | None,
     toxic_label: str,
     languages: str,
@@ -44,7 +49,7 @@ def measure_suite(
         toxicity=_toxicity(classifier, toxic_label, device) if classifier else None,
         **{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()},
     )
-    report = run_suite(suite, subject_of(model, device, precision), data, chosen)
+    report = run_suite(suite, subject_of(model, device, precision, backend, threads), data, chosen)
     report.machine = runtime.describe_machine()
     if card:
         heading = {"bias": "Bias, toxicity, memorisation"}.get(suite, f"Measured: {suite}")
@@ -68,6 +73,8 @@ def measure_shots(
     limit: int | None,
     device: str,
     precision: str,
+    backend: str,
+    threads: int | None,
 ) -> Any:
     """The report of classification with examples in the prompt.
 
@@ -91,7 +98,7 @@ def measure_shots(
     how: dict[str, Any] = {"columns": columns, "format": format, "encoding": encoding, "rejects": rejects}
     test = list(islice(read_records(list(data), **how), limit))
     examples = list(read_records(list(train), **how)) if train else []
-    report = few_shot(subject_of(model, device, precision), examples, test, chosen)
+    report = few_shot(subject_of(model, device, precision, backend, threads), examples, test, chosen)
     report.machine = runtime.describe_machine()
     if rejects.total:
         report.notes.append(rejects.summary())

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from lm_eval import utils
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
@@ -16,6 +17,8 @@ from lm_eval.api.registry import register_model
 from gptwo.errors import UsageError
 from gptwo.evaluate.suites.base import judge
 from gptwo.generate.engine import Engine
+from gptwo.generate.native import NativeEngine
+from gptwo.generate.which import pick_backend
 
 NEW_TOKENS = 256
 
@@ -26,6 +29,7 @@ class GptwoLM(TemplateLM):
 
     Args:
         pretrained: a folder or a name.
+        backend: "torch", "native", or "auto", which is native where only that has the precision.
         device, precision, threads: as everywhere in gptwo; lm_eval's "dtype" is taken for precision too.
         batch_size: sequences that run together.
         max_length: tokens of context; default the network's positions.
@@ -36,6 +40,7 @@ class GptwoLM(TemplateLM):
         self,
         pretrained: str,
         *,
+        backend: str = "auto",
         device: str | None = "auto",
         precision: str = "auto",
         dtype: str | None = None,
@@ -53,9 +58,12 @@ class GptwoLM(TemplateLM):
             known = {"float32": "fp32", "float": "fp32", "bfloat16": "bf16", "auto": "auto"}
             precision = known.get(str(dtype).removeprefix("torch."), str(dtype))
         rows = int(batch_size) if str(batch_size or "").isdigit() else max_batch_size or 16
-        self.engine = Engine(
-            pretrained, device=device or "auto", precision=precision, threads=threads, max_batch=max(1, int(rows))
-        )
+        device, batch = device or "auto", max(1, int(rows))
+        self.engine: Engine | NativeEngine
+        if pick_backend(backend, pretrained, device, precision)[0] == "native":
+            self.engine = NativeEngine(pretrained, precision=precision, threads=threads, max_batch=batch)
+        else:
+            self.engine = Engine(pretrained, device=device, precision=precision, threads=threads, max_batch=batch)
         self.words = self.engine.codec.need("lm_eval")
         size = self.engine.config.n_positions
         if max_length is not None and not 1 <= int(max_length) <= size:
@@ -91,7 +99,7 @@ class GptwoLM(TemplateLM):
 
     @property
     def device(self) -> Any:
-        return self.engine.backend.device
+        return self.engine.backend.device if isinstance(self.engine, Engine) else torch.device("cpu")
 
     @property
     def tokenizer_name(self) -> str:

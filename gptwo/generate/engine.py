@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence as Several
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,7 @@ class Engine(Writer):
     def _search(self, sequences: list[Sequence], options: SamplingOptions) -> None:
         search(self.backend, self.codec, sequences, options, self.max_batch)
 
-    def _judge(self, rows: list[list[int]], starts: list[int]) -> list[tuple[list[float], list[bool]]]:
+    def judge(self, rows: Several[list[int]], starts: Several[int]) -> list[tuple[list[float], list[bool]]]:
         judged: list[Any] = [None] * len(rows)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         for start in range(0, len(order), self.max_batch):

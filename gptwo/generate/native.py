@@ -20,6 +20,7 @@ from gptwo.errors import MissingError, UsageError, did_you_mean
 from gptwo.generate.codec import Codec
 from gptwo.generate.native_build import PRECISIONS, build
 from gptwo.generate.native_draft import Draft
+from gptwo.generate.native_judge import judged
 from gptwo.generate.native_run import GUESSING, NativeRun, Way
 from gptwo.generate.native_states import hidden_states
 from gptwo.generate.native_weights import ADAPTER, FILE, INDEX, open_model
@@ -122,6 +123,7 @@ class NativeEngine(Writer):
         )  # fmt: skip
         self.way = Way(OWN, opened.config.n_positions)  # of texts that name no adapter
         self.adapters: dict[str, Way] = {}
+        self.give_way: Callable[[], bool] | None = None  # of whoever keeps sequences here: frees pages, if it can
         self._draft = None if draft is None else self._open_draft(draft, threads, isa)
 
     def _open_draft(self, model: str | Path | Pretrained, threads: int | None, isa: str | None) -> tuple[Any, int]:
@@ -296,7 +298,9 @@ class NativeEngine(Writer):
                     fix="shorten the text, or cut it into windows",
                 )
         wanted = [np.arange(len(ids) - 1 if pooling == "last" else 0, len(ids)) for ids in contexts]
-        found = hidden_states(self.native, contexts, wanted, [way.adapter for way in ways], self.config.n_embd)
+        found = hidden_states(
+            self.native, contexts, wanted, [way.adapter for way in ways], self.config.n_embd, self.give_way
+        )
         return found if pooling == "all" else [states.mean(0) for states in found]
 
     # --- running
@@ -347,8 +351,9 @@ class NativeEngine(Writer):
 
         search(NativeBackend(self), self.codec, sequences, options, self.max_batch)
 
-    def _judge(self, rows: list[list[int]], starts: list[int]) -> list[tuple[list[float], list[bool]]]:
-        return [self.score(row, start) for row, start in zip(rows, starts, strict=True)]
+    def judge(self, rows: Several[list[int]], starts: Several[int]) -> list[tuple[list[float], list[bool]]]:
+        """See `Writer.judge`; what rows begin with alike is read once."""
+        return judged(self.native, rows, starts, self.way.adapter, self.give_way)
 
 
 def pick(precision: str) -> str:

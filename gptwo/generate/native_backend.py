@@ -28,7 +28,7 @@ class NativeBackend:
         return batch, batch.logits()
 
     def score(self, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> list[tuple[list[float], list[bool]]]:
-        return [self.engine.score(row, start) for row, start in zip(rows, starts, strict=True)]
+        return self.engine.judge([list(row) for row in rows], starts)
 
 
 class NativeBatch:

@@ -7,8 +7,9 @@ was, in float32.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from gptwo.generate.native import NativeEngine, pick
 from gptwo.generate.native_build import build
 from gptwo.generate.native_states import hidden_states
 from gptwo.generate.native_weights import open_model
+from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class NativeNetwork(nn.Module):
     def __init__(self, native: Any, config: GPT2Config, engine: NativeEngine | None = None):
         super().__init__()
         self.native, self.config, self.engine = native, config, engine
+        self.place = nn.Parameter(torch.empty(0), requires_grad=False)  # says where batches go: to the CPU
 
     def forward(
         self,
@@ -80,14 +83,35 @@ class NativeNetwork(nn.Module):
             self.native,
             [tokens[starts[i] : ends[i]].tolist() for i in asked],
             [parts[i] - starts[i] for i in asked],
-            [-1] * len(asked),
+            [-1 if self.engine is None else self.engine.way.adapter] * len(asked),
             self.config.n_embd,
+            None if self.engine is None else self.engine.give_way,
         )
         states = np.zeros((tokens.size, self.config.n_embd), np.float32)
         states[wanted] = np.concatenate(found) if found else 0
         if read is not None:
             return torch.from_numpy(states[read.numpy()])  # (N, C)
         return torch.from_numpy(states).view(*ids.shape, -1)  # (B, T, C)
+
+    def judge(self, rows: Sequence[list[int]], starts: Sequence[int]) -> list[tuple[list[float], list[bool]]]:
+        """How likely tokens are under the language head, as the engine has it packed; see `Writer.judge`."""
+        assert self.engine is not None
+        return self.engine.judge(rows, starts)
+
+    def costs(self, ids: Tensor, labels: Tensor) -> list[float]:
+        """What the labels of each row cost; arguments as those of `nats`, a row being one text."""
+        rows, starts, owners = [], [], []
+        for row, follows in enumerate(labels.numpy()):
+            places = np.flatnonzero(follows != IGNORE)
+            for run in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1):
+                if len(run):
+                    rows.append([*ids[row, : run[-1] + 1].tolist(), int(follows[run[-1]])])
+                    starts.append(int(run[0]) + 1)
+                    owners.append(row)
+        costs = [0.0] * len(labels)
+        for row, (logprobs, _) in zip(owners, self.judge(rows, starts), strict=True):
+            costs[row] -= sum(logprobs)
+        return costs
 
     def nats(self, ids: Tensor, documents: Tensor | None, labels: Tensor) -> float:
         """What the labels of a batch cost under the language head, as the engine has it packed.
@@ -133,6 +157,15 @@ def check_positions(positions: np.ndarray, starts: np.ndarray, ends: np.ndarray)
     for start, end in zip(starts, ends, strict=True):
         if not np.array_equal(positions[start:end], np.arange(end - start)):
             raise UsageError("The native engine counts positions on from 0 in each text.", fix="--backend torch")
+
+
+def model_of(engine: NativeEngine) -> Model:
+    """What tasks ask, over an engine: its network, whose language head is in the engine alone."""
+    model = Model.__new__(Model)
+    nn.Module.__init__(model)
+    model.config, model.head_kind = engine.config, "language"
+    model.transformer = cast(Any, NativeNetwork(engine.native, engine.config, engine))
+    return model.eval()
 
 
 def on_native(pretrained: Pretrained, *, precision: str = "auto", threads: int | None = None) -> Pretrained:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ def hidden_states(
     wanted: Sequence[np.ndarray],
     adapters: Sequence[int],
     width: int,
+    give_way: Callable[[], bool] | None = None,
 ) -> list[np.ndarray]:
     """Hidden states after the last layer norm.
 
@@ -40,6 +41,7 @@ def hidden_states(
         wanted: for each text the places of the tokens whose states are wanted, ascending, at least one.
         adapters: for each text the engine's number of its adapter, 0 for none.
         width: C of the network.
+        give_way: frees pages that others hold, and says whether it could.
 
     Returns:
         for each text (its wanted tokens, C) float32.
@@ -60,6 +62,12 @@ def hidden_states(
                 rows.append(places[(places >= one.done) & (places < one.done + count)] - one.done + at)
                 at += count
             if not _passed(native, work, rows, found):
+                if len(work) == 1 and (give_way is None or not give_way()):
+                    raise GptwoError(
+                        "The key/value cache is too small for one text.",
+                        why=f"its limit is {native.usage()['limit_pages']} pages",
+                        fix="a larger cache_bytes",
+                    )
                 most = max(1, len(work) // 2)
                 for one, _ in reversed(work):
                     native.close(one.number)
@@ -125,12 +133,8 @@ def _passed(native: Any, work: list[tuple[_Reading, int]], rows: list[np.ndarray
 
     try:
         states = native.hidden([(one.number, count, []) for one, count in work], np.concatenate(rows).tolist())
-    except OutOfPages as error:
-        if len(work) > 1:
-            return False
-        raise GptwoError(
-            "The key/value cache is too small for one text.", why=str(error), fix="a larger cache_bytes"
-        ) from None
+    except OutOfPages:
+        return False
     at = 0
     for (one, _), part in zip(work, rows, strict=True):
         found[one.place][one.filled : one.filled + len(part)] = states[at : at + len(part)]

@@ -54,8 +54,16 @@ class Writer(ABC):
         """Write sequences by beam search; the n sequences of a prompt get its n best texts."""
 
     @abstractmethod
-    def _judge(self, rows: list[list[int]], starts: list[int]) -> list[tuple[list[float], list[bool]]]:
-        """How likely the tokens rows[i][starts[i]:] are; see `backend.Backend.score`."""
+    def judge(self, rows: Several[list[int]], starts: Several[int]) -> list[tuple[list[float], list[bool]]]:
+        """How likely the tokens rows[i][starts[i]:] are after what stands before them.
+
+        Args:
+            rows: each of 2 to n_positions + 1 token ids; the last one is judged only.
+            starts: first judged token of each, at least 1.
+
+        Returns:
+            for each row the log-probabilities, and whether each token was the likeliest one.
+        """
 
     # --- writing
 
@@ -121,7 +129,7 @@ class Writer(ABC):
             for pair, texts in enumerate(zip(prompts, continuations, strict=True))
             for window in windows(*self.codec.joined(*texts), self.config.n_positions)
         ]
-        judged = self._judge([ids for _, ids, _ in pieces], [start for _, _, start in pieces])
+        judged = self.judge([ids for _, ids, _ in pieces], [start for _, _, start in pieces])
         logprobs: list[list[float]] = [[] for _ in prompts]
         greedy = [True] * len(prompts)
         for (pair, _, _), (values, likeliest) in zip(pieces, judged, strict=True):

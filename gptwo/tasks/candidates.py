@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from gptwo.data.batching import Batch, Example
+from gptwo.generate.native_network import NativeNetwork
 from gptwo.model.heads import Model
 from gptwo.model.loss import IGNORE
 from gptwo.tokenizer import PAD_ID
@@ -126,12 +127,17 @@ def by_counted(found: Candidates) -> Batch:
     return Batch(found.ids, labels=F.pad(next_ids, (0, 1), value=IGNORE))
 
 
-def likelihoods(model: Model, found: Candidates, weight: Tensor) -> Tensor:
+def likelihoods(model: Model, found: Candidates, weight: Tensor | None = None) -> Tensor:
     """(S,) mean log-likelihood of the counted tokens of each candidate, in nats, float32.
 
     Args:
-        weight: (V, C) vocabulary projection.
+        weight: (V, C) vocabulary projection; None is the model's own, which it has as a language head.
     """
+    network = model.transformer
+    if weight is None and isinstance(network, NativeNetwork):
+        return torch.tensor(native_likelihoods(network, found), dtype=torch.float32)
+    if weight is None:
+        weight = model.projection.weight
     counted = found.counted[:, 1:]  # (S, T - 1)
     before = F.pad(counted, (0, 1)).flatten().nonzero().squeeze(1)  # what stands at a token predicts the next one
     hidden = model.transformer(found.ids, read=before)  # (counted tokens, C)
@@ -140,6 +146,15 @@ def likelihoods(model: Model, found: Candidates, weight: Tensor) -> Tensor:
     sizes = counted.sum(1)
     total = each.new_zeros(len(sizes)).index_add(0, counted.nonzero()[:, 0], each)
     return total / sizes.clamp(min=1)
+
+
+def native_likelihoods(network: NativeNetwork, found: Candidates) -> list[float]:
+    """As `likelihoods`, by the native engine; what candidates begin with alike is read once."""
+    rows, starts = [], []
+    for ids, length, counted in zip(found.ids.tolist(), found.lengths.tolist(), found.counted.tolist(), strict=True):
+        rows.append(ids[:length])
+        starts.append(counted.index(True, 1))  # from there to the end
+    return [float(np.mean(nats)) for nats, _ in network.judge(rows, starts)]
 
 
 def listwise_loss(scores: Tensor, grades: Tensor, label_smoothing: float = 0.0) -> Tensor:

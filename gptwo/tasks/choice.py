@@ -121,7 +121,7 @@ class Choice(ListTask):
     def scores(self, model: Model, found: Candidates) -> Tensor:
         """(S,) scores of the choices; their softmax are probabilities."""
         if self.score == "likelihood":
-            return likelihoods(model, found, model.projection.weight)
+            return likelihoods(model, found)
         return super().scores(model, found)
 
     def as_read(self, batch: Batch) -> Batch:

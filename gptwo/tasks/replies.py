@@ -54,6 +54,8 @@ def rank_replies(
         contexts: token ids of what was said, at least one; it is read once for all its candidates.
         candidates: token ids of each.
     """
+    if isinstance(model.transformer, NativeNetwork):
+        return [native_rank(model.transformer, *one) for one in zip(contexts, candidates, strict=True)]
     device = next(model.parameters()).device
     ranks = []
     for context, replies in zip(contexts, candidates, strict=True):
@@ -72,15 +74,18 @@ def rank_replies(
     return ranks
 
 
+def native_rank(network: NativeNetwork, context: Sequence[int], replies: Sequence[Sequence[int]]) -> int:
+    """As `rank_replies` for one context, by the native engine."""
+    found = network.judge([[*context, *reply] for reply in replies], [len(context)] * len(replies))
+    means = [float(np.mean(nats)) for nats, _ in found]
+    return sum(mean >= means[0] for mean in means[1:])
+
+
 def behind(model: Model, context: Sequence[int], ids: Tensor) -> Tensor:
     """(K, L, C) hidden states of rows of tokens (K, L), each behind the same context, which is read once."""
     K, L = ids.shape
     past = len(context)
     first = torch.tensor([list(context)], dtype=torch.long, device=ids.device)
-    if isinstance(model.transformer, NativeNetwork):  # it shares what begins alike by itself
-        rows = torch.cat([first.expand(K, past), ids], 1)
-        places = torch.arange(K)[:, None] * (past + L) + torch.arange(past, past + L)
-        return model.transformer(rows, read=places.flatten()).view(K, L, -1)
     weight = model.transformer.wte.weight
     cache = Cache(model.config, 1, past + L, weight.device, weight.dtype)
     if past:

@@ -68,10 +68,12 @@ def write(
 
 def costs_of(runner: ModelRunner, examples: Sequence[Example], records: int) -> np.ndarray:
     """(records, 2) nats and number of the labels of examples, added up over the examples of a record."""
-    model = runner.model
+    model, network = runner.model, runner.model.transformer
 
     def forward(batch: Batch) -> tuple[Tensor, Tensor]:
         assert batch.labels is not None
+        if isinstance(network, NativeNetwork):
+            return torch.tensor(network.costs(batch.ids, batch.labels)), (batch.labels != IGNORE).sum(1)
         places = (batch.labels.flatten() != IGNORE).nonzero().squeeze(1)
         hidden = model.transformer(batch.ids, batch.positions, batch.documents, read=places)  # (labels, C)
         rows, labels = places // batch.ids.shape[1], batch.labels.flatten()[places]

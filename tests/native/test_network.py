@@ -205,9 +205,29 @@ def test_both_backends_measure_the_same(gptwo, folders, tmp_path):
     assert found[0] == 0, found[2]
     systems = [json.loads(out)["systems"][0]["metrics"] for _, out, _ in (expected, found)]
     assert numbers(systems[1]) == numbers(systems[0])
-    code, _, err = gptwo(*arguments, "native", "--suite", "cloze")
+    code, _, err = gptwo(*arguments, "native", "--tune", "recipe.toml")
     assert code == 2
-    assert "running text" in err
+    assert "tunes nothing" in err
+
+
+@pytest.mark.parametrize("suite", ["choice", "bits-per-byte"])
+def test_suites_and_shots_are_those_of_pytorch(gptwo, folders, tmp_path, suite):
+    asked = {"question": "the quick brown", "choices": ["fox", "lazy dog", "春眠"], "answer": 0, "label": "a"}
+    lines = [{**asked, "text": f"the fox {i}"} for i in range(4)]
+    data = tmp_path / "test.jsonl"
+    if suite == "bits-per-byte":
+        data = tmp_path / "test.txt"
+        data.write_text("the quick brown fox 春眠不觉晓 " * 9, encoding="utf-8")
+    else:
+        data.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    arguments = ("evaluate", "--model", folders["base"], str(data), "--suite", suite, "--precision", "fp32", "--json")
+    expected, found = (gptwo(*arguments, "--backend", backend) for backend in ("torch", "native"))
+    assert (found[0], expected[0]) == (0, 0), found[2] + expected[2]
+    systems = [json.loads(out)["systems"][0]["metrics"] for _, out, _ in (expected, found)]
+    assert numbers(systems[1]) == numbers(systems[0])
+    if suite == "choice":
+        shots = ("evaluate", "--model", folders["base"], str(data), "--shots", "0", "--precision", "int8", "--json")
+        assert gptwo(*shots)[0] == 0
 
 
 def test_without_the_engine_pytorch_predicts_and_a_notice_says_so(gptwo, folders, monkeypatch):

@@ -14,6 +14,9 @@ from gptwo.errors import DataError, UsageError
 from gptwo.evaluate.report import DataFile, Report, System
 from gptwo.generate.codec import windows
 from gptwo.generate.engine import Engine
+from gptwo.generate.native import NativeEngine
+from gptwo.generate.native_network import model_of
+from gptwo.generate.writer import Writer
 from gptwo.model.heads import Model
 
 
@@ -27,12 +30,12 @@ class Subject:
     """
 
     name: str
-    engine: Engine
+    engine: Engine | NativeEngine
 
     @property
     def model(self) -> Model:
         """The network with its language head."""
-        return self.engine.backend.model
+        return self.engine.backend.model if isinstance(self.engine, Engine) else model_of(self.engine)
 
     @property
     def context(self) -> int:
@@ -88,7 +91,7 @@ class Judged:
         return sum(self.logprobs)
 
 
-def judge(engine: Engine, rows: Sequence[tuple[list[int], int]]) -> list[Judged]:
+def judge(engine: Writer, rows: Sequence[tuple[list[int], int]]) -> list[Judged]:
     """Log-probabilities of ids[start:] after ids[:start], for each (ids, start) with start >= 1.
 
     A row longer than the context loses tokens on the left, as in lm-evaluation-harness; where the judged part alone
@@ -102,20 +105,14 @@ def judge(engine: Engine, rows: Sequence[tuple[list[int], int]]) -> list[Judged]
         pieces += [(row, *window) for window in windows(ids[cut:], start - cut, size)]
     logprobs: list[list[float]] = [[] for _ in rows]
     likeliest: list[list[bool]] = [[] for _ in rows]
-    scores: list[Any] = [None] * len(pieces)
-    order = sorted(range(len(pieces)), key=lambda i: len(pieces[i][1]))
-    for first in range(0, len(order), engine.max_batch):
-        batch = order[first : first + engine.max_batch]
-        found = engine.backend.score([pieces[i][1] for i in batch], [pieces[i][2] for i in batch])
-        for i, score in zip(batch, found, strict=True):
-            scores[i] = score
+    scores = engine.judge([ids for _, ids, _ in pieces], [start for _, _, start in pieces])
     for (row, _, _), (values, first_choices) in zip(pieces, scores, strict=True):
         logprobs[row] += values
         likeliest[row] += first_choices
     return [Judged(*found) for found in zip(logprobs, likeliest, cuts, strict=True)]
 
 
-def judge_pairs(engine: Engine, pairs: Sequence[tuple[str, str]]) -> list[Judged]:
+def judge_pairs(engine: Writer, pairs: Sequence[tuple[str, str]]) -> list[Judged]:
     """`judge` for (context, continuation) texts; each distinct pair is computed once."""
     distinct = list(dict.fromkeys(pairs))
     judged = judge(engine, [engine.codec.joined(*pair) for pair in distinct])
