@@ -14,7 +14,7 @@ CORE := .venv/.core-$(HASH)
 DEV := .venv/.dev-$(HASH)
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow test-faults test-arm bench lint format clean
+.PHONY: help demo test test-slow test-faults test-x86 test-arm bench lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make test       lint, types, import floors, tests"
 	@echo "make test-slow  the tests that take longer"
 	@echo "make test-faults  10,000 requests with faults, and a server that is killed (FAULTS=COUNT)"
+	@echo "make test-x86   the native engine's kernels on this machine; on x86-64 AVX-VNNI emulated where it is missing"
 	@echo "make test-arm   the native engine's ARM kernels, cross-compiled and emulated"
 	@echo "make bench      training speed and memory beside transformers"
 	@echo "make format     format the code"
@@ -60,6 +61,9 @@ test-slow: $(DEV)
 FAULTS ?= 10000
 test-faults: $(DEV)
 	GPTWO_FAULTS=$(FAULTS) $(PYTHON) -m pytest -q -m "slow or not slow" tests/serve/test_faults.py
+
+test-x86: $(DEV)
+	$(PYTHON) -m pytest -q -m "slow or not slow" tests/native/test_kernels.py
 
 # Processors without extensions, with DotProd, and with I8MM and BF16 too: each must find what it has.
 ARM_CXX ?= aarch64-linux-gnu-g++

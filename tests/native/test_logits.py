@@ -55,6 +55,17 @@ def test_packed_precisions_are_near_float32(precision, least, isa):
 
 
 @pytest.mark.parametrize("isa", isas())
+@pytest.mark.parametrize(("cache", "least"), [("fp32", 0.99999), ("bf16", 0.999), ("int8", 0.999)])
+def test_keys_and_values_are_kept_in_any_precision(cache, least, isa):
+    model = made()
+    engine = NativeEngine(model, precision="fp32", cache=cache, threads=1, isa=isa, share=False)
+    ids = ids_of(model, 70)
+    found = all_logits(engine, ids)
+    assert correlation(found, reference(model, ids)[-1]) > least
+    assert np.array_equal(all_logits(engine, ids, chunk=9), found)
+
+
+@pytest.mark.parametrize("isa", isas())
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("sizes", SHAPES)
 def test_every_instruction_set_gives_the_numbers_of_the_plain_one(sizes, precision, isa):

@@ -314,10 +314,18 @@ def test_what_it_cannot_serve_is_refused_and_explained(tiny, monkeypatch):
         NativeEngine(tiny)
 
 
-def test_the_instruction_set_can_be_forced(tiny, monkeypatch):
-    monkeypatch.setitem(os.environ, "GPTWO_ISA", "plain")
-    assert NativeEngine(tiny).native.isa == "plain"
-    monkeypatch.delitem(os.environ, "GPTWO_ISA")
+@pytest.mark.parametrize("isa", isas())
+def test_an_instruction_set_that_is_chosen_writes_the_texts_of_pytorch(isa, tiny, torch_engine, monkeypatch):
+    monkeypatch.setitem(os.environ, "GPTWO_ISA", isa)
+    chosen = NativeEngine(tiny, precision="fp32", threads=2)
+    assert chosen.native.isa == isa
+    options = {"max_new_tokens": 12, "temperature": 0, "ignore_end": True}
+    ours, theirs = (engine.generate(PROMPTS, **options) for engine in (chosen, torch_engine))
+    assert [text.ids for text in ours] == [text.ids for text in theirs]
+
+
+def test_the_fastest_instruction_set_is_taken_where_none_is_chosen(tiny, monkeypatch):
+    monkeypatch.delitem(os.environ, "GPTWO_ISA", raising=False)
     assert NativeEngine(tiny).native.isa == isas()[-1]
 
 
