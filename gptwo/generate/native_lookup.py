@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 GRAM = 3  # tokens that must have stood before
 GUESSES = 7  # with the token that is due eight: what a step takes for little more than one
+MORE = 8  # guesses more after a step in which all were right
+MOST = 23
 TRIAL = 24  # guesses before they are judged
 WORTH = 0.25  # share of guesses that must be right to go on
 
@@ -42,6 +44,7 @@ class Lookup:
         self._tokens = list(tokens)
         self._places: dict[tuple[int, ...], int] = {}  # of each n-gram the place behind its last occurrence
         self._trust = Trust()
+        self._most = GUESSES
         for end in range(GRAM, len(self._tokens)):
             self._places[tuple(self._tokens[end - GRAM : end])] = end
 
@@ -60,8 +63,10 @@ class Lookup:
         if place is None:
             return []
         period = len(self._tokens) - place  # behind the text's end it goes on as it has begun
-        return [self._tokens[place + i % period] for i in range(min(most, GUESSES))]
+        return [self._tokens[place + i % period] for i in range(min(most, self._most))]
 
     def judge(self, made: int, right: int) -> None:
         """So many guesses were made, and so many were right."""
         self._trust.judge(made, right)
+        if made:
+            self._most = min(MOST, self._most + MORE) if right == made else GUESSES

@@ -208,6 +208,16 @@ def test_guesses_are_what_followed_before():
     assert lookup.guess(5) == []
 
 
+def test_more_is_guessed_after_all_was_right_and_less_after_that_was_not():
+    lookup = Lookup([1, 2, 3, 4, 5, 6] * 6)
+    assert [len(lookup.guess(50)), len(lookup.guess(3))] == [7, 3]
+    for expected in (15, 23, 23):
+        lookup.judge(7, 7)
+        assert len(lookup.guess(50)) == expected
+    lookup.judge(23, 22)
+    assert len(lookup.guess(50)) == 7
+
+
 def test_the_cache_is_bounded_and_texts_wait_for_room(tiny):
     page = page_bytes(tiny.config, "bf16")
     options = {"max_new_tokens": 60, "temperature": 0, "ignore_end": True}
