@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -75,10 +76,9 @@ class Calls:
         return self._made.setdefault(name, call)
 
     def _said(self, task: Any, records: Sequence[Record]) -> Any:
-        backend = self._served.backend
-        assert isinstance(backend, TorchSteps)
-        with backend.speaking():
-            return self._asked(task, backend.model, records)
+        served = self._served
+        with served.backend.speaking() if isinstance(served.backend, TorchSteps) else nullcontext():
+            return self._asked(task, served.network, records)
 
     def _asked(self, task: Any, model: Model, records: Sequence[Record]) -> Any:
         served = self._served

@@ -24,8 +24,8 @@ from gptwo.tasks.write import Write
 
 
 def open_model(source: str | Path | Pretrained, settings: Settings) -> Pretrained | NativeEngine:
-    """A model ready to be served: an engine where it writes and the native engine can; otherwise a network, which where
-    it scores labels is the native engine's too.
+    """A model ready to be served: an engine where it has a language head and the native engine can take it; otherwise a
+    network, which where it scores labels is the native engine's too.
 
     Raises:
         UsageError: an unknown backend or precision.
@@ -59,13 +59,10 @@ def _packed(source: str | Path | Pretrained, settings: Settings) -> Pretrained |
         return None
     if isinstance(source, str | Path) and is_adapter(hub.resolve(source)):
         source = load(source)
-    use = use_of(source)
-    if use == "writing":
+    if use_of(source) != "labels":
         return _native(source, settings)
-    if use == "labels":
-        loaded = source if isinstance(source, Pretrained) else load(source)
-        return on_native(loaded, precision=settings.precision, threads=settings.threads)
-    return None
+    loaded = source if isinstance(source, Pretrained) else load(source)
+    return on_native(loaded, precision=settings.precision, threads=settings.threads)
 
 
 def open_network(source: str | Path, settings: Settings) -> Pretrained:

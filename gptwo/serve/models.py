@@ -20,7 +20,7 @@ from gptwo.errors import UsageError
 from gptwo.generate.codec import Codec
 from gptwo.generate.constrain import Constrainer
 from gptwo.generate.native import NativeEngine
-from gptwo.generate.native_network import NativeNetwork
+from gptwo.generate.native_network import NativeNetwork, model_of
 from gptwo.generate.options import stored_defaults
 from gptwo.model.pretrained import Pretrained
 from gptwo.serve.aside import twin
@@ -34,6 +34,7 @@ from gptwo.tasks import restore_task
 
 if TYPE_CHECKING:
     from gptwo.model.config import GPT2Config
+    from gptwo.model.heads import Model
     from gptwo.serve.calls import Calls
     from gptwo.serve.native_steps import NativeSteps
     from gptwo.tasks.base import Task
@@ -104,6 +105,14 @@ class Served:
             return self.backend.hidden(rows)
         assert not isinstance(self.backend, TorchSteps)
         return self.backend.hidden(rows, self.way)
+
+    @cached_property
+    def network(self) -> Model:
+        """What its task asks; over a shared base it is whole only inside `backend.speaking()`."""
+        if isinstance(self.backend, TorchSteps):
+            return self.backend.model
+        engine = self.backend.engine
+        return model_of(engine if self.way is None else engine.through(self.way.name))
 
     @cached_property
     def beside(self) -> Pretrained:
@@ -308,7 +317,7 @@ class Models:
     def _through(self, name: str, folder: str | Path, below: Served, engine: NativeEngine) -> Served | None:
         """An adapter whose texts share the passes of its base; None where that is not possible."""
         loaded = load(folder, base=engine.folder) if engine.folder is not None else None
-        if loaded is None or use_of(loaded) != "writing":
+        if loaded is None or use_of(loaded) == "labels":
             return None
         try:
             engine.add_adapter(name, loaded)

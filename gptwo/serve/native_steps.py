@@ -108,6 +108,7 @@ class NativeSteps:
         self.pages = usage["limit_pages"]
         self._places: dict[Row | Prompt, Place] = {}
         self._came = 0
+        engine.give_way = self._give_way
 
     @property
     def cache_tokens(self) -> int:
@@ -165,15 +166,7 @@ class NativeSteps:
             self.release(row)
 
     def hidden(self, rows: Sequence[Sequence[int]], way: Way | None = None) -> list[np.ndarray]:
-        try:
-            name = None if way is None else way.name
-            return self.engine.encode(rows, pooling="mean", adapter=name)
-        except OutOfPages:
-            if self._put_off(Step(), 0):
-                return self.hidden(rows, way)
-            if len(rows) > 1:
-                return [self.hidden([row], way)[0] for row in rows]
-            raise too_small() from None
+        return self.engine.encode(rows, pooling="mean", adapter=None if way is None else way.name)
 
     # --- sequences come and go
 
@@ -229,6 +222,10 @@ class NativeSteps:
         place.put_off, place.left, place.shared = True, place.length, 0
         done.put_off += 1
         return place
+
+    def _give_way(self) -> bool:
+        """Let what is computed between two steps have the pages of the youngest."""
+        return self._put_off(Step(), 0) is not None
 
     def _pass(self, call: Callable[[list[tuple]], Any], work: list[Work], done: Step) -> tuple[list[Work], Any]:
         """One call of the engine; while it lacks pages, guesses and then the youngest give way.

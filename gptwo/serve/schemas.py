@@ -230,10 +230,11 @@ class RerankRequest(TaskRequest):
 
 
 class AnswerRequest(TaskRequest):
-    """A question, with the text that holds the answer where the model needs one."""
+    """A question, with the text that holds the answer, or the answers to choose from, where the model needs them."""
 
     question: InputText
     context: InputText | None = None
+    choices: Annotated[list[InputText], Field(min_length=1)] | None = None
     num_beams: Annotated[int | None, Field(ge=1, le=16)] = None
 
 

@@ -40,7 +40,7 @@ from gptwo.tasks.sequences import words_of
 #: Task -> where it is asked for.
 ROUTES = {
     "classify": "classify", "joint": "classify", "tag": "tag", "match": "match", "rank": "rerank",
-    "extract": "answer", "answer": "answer", "summarize": "summarize", "translate": "translate",
+    "extract": "answer", "answer": "answer", "choice": "answer", "summarize": "summarize", "translate": "translate",
     "dialogue": "chat/completions", "language": "completions",
 }  # fmt: skip
 router = APIRouter(
@@ -100,8 +100,15 @@ async def rerank(body: RerankRequest, request: Request) -> Response:
 
 @router.post("/answer", response_model=Written)
 async def answer(body: AnswerRequest, request: Request) -> Response:
-    """An answer: a span of the context, or written, as the model was tuned."""
-    served = _tuned_for(request, body.model, "extract", "answer")
+    """An answer: a span of the context, written, or one of the choices, as the model was tuned."""
+    served = _tuned_for(request, body.model, "extract", "answer", "choice")
+    if served.task.name == "choice":
+        if body.choices is None:
+            raise ApiError(400, "This model needs choices.", param="choices")
+        _check_count(request, len(body.choices), "choices")
+        return await _rows(request, served, [{"stem": body.question, "choices": body.choices}])
+    if body.choices is not None:
+        raise ApiError(400, f"The model {body.model!r} does not choose.", param="choices")
     fields = {"question": body.question, **({"context": body.context} if body.context is not None else {})}
     if served.task.name == "extract":
         return await _rows(request, served, [fields])

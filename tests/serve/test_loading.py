@@ -48,7 +48,7 @@ def test_what_a_model_is_there_for(tiny, labelled, ranker, folder):
 @pytest.mark.parametrize("backend", ["auto", "native"])
 def test_the_native_engine_serves_what_writes_and_what_has_labels(backend, tiny, labelled, ranker, folder):
     found = [kind(opened(one, backend=backend)) for one in (tiny, folder, labelled, ranker)]
-    assert found == ["engine", "engine", "packed network", "network"]
+    assert found == ["engine", "engine", "packed network", "engine"]
     assert [kind(opened(one, backend="torch")) for one in (tiny, labelled)] == ["network"] * 2
     assert opened(tiny, precision="int8").precision == "int8"
     assert opened(tiny).precision == "bf16"

@@ -208,20 +208,28 @@ def test_pages_are_free_before_the_next_step_when_a_client_goes(tiny):
     assert backend.left_over() is None
 
 
-def test_vectors_are_had_while_texts_are_written_with_few_pages(tiny):
+@pytest.mark.parametrize("what", ["vectors", "likelihoods"])
+def test_vectors_and_likelihoods_are_had_while_texts_are_written_with_few_pages(tiny, what):
+    """One record takes all the pages there are: texts that are written give way, and go on."""
     whole, narrow = Speaker(tiny, "native"), Speaker(tiny, "native", pages=6)
-    rows = [whole.codec.context(text) for text in ALIKE]
-    wanted = [vector.tolist() for vector in whole.backend.hidden(rows)]
+    rows = [*(whole.codec.context(text) for text in ALIKE), [7] * (6 * 32)]
+
+    def calling(speaker):
+        if what == "vectors":
+            return lambda rows: [vector.tolist() for vector in speaker.backend.hidden(rows)]
+        return lambda rows: speaker.backend.engine.judge(rows, [1] * len(rows))
+
+    wanted = calling(whole)(rows)
     scheduler = Scheduler(strict=True)
     scheduler.add("tiny", Lane(narrow.backend, max_batch=8, chunk=64, cache_tokens=narrow.backend.cache_tokens))
     texts_ = [Waiting(narrow.prompt(text, LIMIT, ignore_end=True, **GREEDY)) for text in PROMPTS]
-    call = Waiting(call=narrow.backend.hidden, records=rows)
+    calls = [Waiting(call=calling(narrow), records=part) for part in ([rows[-1]], rows)]
     scheduler.start()
-    scheduler.between_steps(lambda: [scheduler.submit(job) for job in [*texts_[:4], call, *texts_[4:]]])
-    for job in [*texts_, call]:
+    scheduler.between_steps(lambda: [scheduler.submit(job) for job in [*texts_[:4], *calls, *texts_[4:]]])
+    for job in [*texts_, *calls]:
         assert job.ended.wait(30)
         assert job.error is None
-    assert [vector.tolist() for vector in call.results] == wanted
+    assert [call.results for call in calls] == [wanted[-1:], wanted]
     assert scheduler.drain(30)
     scheduler.stop()
     assert scheduler.failure is None

@@ -254,6 +254,43 @@ def test_adapters_over_one_base_answer_side_by_side(kind, tiny, folder, tmp_path
         models.add_adapter("adapted", place, "tiny")
 
 
+@pytest.mark.parametrize("kind", ["lora", "prefix", "houlsby"])
+@pytest.mark.parametrize("backend", ["torch", pytest.param("native", marks=built)])
+def test_an_adapter_chooses_beside_its_base(kind, tiny, folder, tmp_path, backend):
+    from gptwo.adapt.base import base_of
+    from gptwo.adapt.store import save as save_any
+    from gptwo.data.sources import Record
+    from gptwo.tasks import restore_task
+    from gptwo.tasks.runner import ModelRunner
+    from tests.adapt.kinds import config_of, shake
+
+    base = load(folder)
+    base.info |= {"task": "choice", "score": "likelihood"}
+    base.folder = save_any(base, tmp_path / "base")
+    start = load(base.folder)
+    start.adapter = apply_adapter(start.model, config_of(kind), seed=1)
+    start.config = start.model.config
+    shake(start.model, 0.2)
+    start.adapter.base = base_of(base)
+    place = save_any(start, tmp_path / "adapted")
+    asked = {"question": "the quick brown fox jumps over", "choices": ["the lazy dog.", "upon a time", "春眠"]}
+    record = Record({"stem": asked["question"], "choices": asked["choices"]}, "x", 1)
+
+    def said(model):
+        task, runner = restore_task(model.info, "language"), ModelRunner(model.model.eval(), tiny.tokenizer, 90)
+        return task.rows([record], task.predict(runner, [record]))[0]["probabilities"]
+
+    wanted = {"base": said(base), "adapted": said(start)}
+    assert wanted["base"] != wanted["adapted"]
+    with serving({"base": base.folder}, backend=backend, precision="fp32") as server:
+        server.context.models.add_adapter("adapted", place, "base")
+        for name in (*wanted, *wanted):
+            found = post(server, "/v1/answer", {"model": name, **asked}).json["data"][0]["probabilities"]
+            assert found == pytest.approx(wanted[name], abs=2e-4)
+        lanes = server.context.scheduler.lanes
+        assert (lanes["base"] is lanes["adapted"]) == (backend == "native")
+
+
 def test_a_model_that_scores_labels_says_where_it_answers(tokenizer):
     labelled = made(tokenizer, head="sequence", labels=["bad", "good"])
     with serving({"labels": labelled}) as server:

@@ -26,6 +26,8 @@ def models(tokenizer):
         "matcher": made(tokenizer, head="sequence", labels=["no", "yes"]),
         "ranker": made(tokenizer, head="sequence", labels=["relevance"]),
         "reader": made(tokenizer, head="token", labels=["start", "end"]),
+        "chooser": made(tokenizer),
+        "picker": made(tokenizer, head="sequence", labels=["score"]),
         "summarizer": made(tokenizer),
         "translator": made(tokenizer),
         "writer": made(tokenizer),
@@ -33,6 +35,7 @@ def models(tokenizer):
     told = {
         "classifier": {"task": "classify"}, "tagger": {"task": "tag"}, "matcher": {"task": "match"},
         "ranker": {"task": "rank"}, "reader": {"task": "extract"},
+        "chooser": {"task": "choice", "score": "likelihood"}, "picker": {"task": "choice", "score": "head"},
         "summarizer": {"task": "summarize", "max_target": 12},
         "translator": {"task": "translate", "max_target": 12, "decode": {"num_beams": 1}},
     }  # fmt: skip
@@ -43,7 +46,7 @@ def models(tokenizer):
 
 @pytest.fixture(scope="module", params=["torch", pytest.param("native", marks=built)])
 def server(models, request):
-    """Models that write are the native engine's in the second turn, the others PyTorch's always."""
+    """Networks are the native engine's in the second turn, PyTorch's in the first."""
     with serving(models, backend=request.param, precision="fp32") as running:
         yield running
 
@@ -110,6 +113,52 @@ def test_an_answer_out_of_a_text(server, models):
     same(answer.json["data"], predicted(models["reader"], [fields]))
     missing = post(server, "/v1/answer", {"model": "reader", "question": "who?"})
     assert missing.error["param"] == "context"
+
+
+QUESTIONS = [
+    {"question": "the quick brown fox jumps over", "choices": ["the lazy dog.", "upon a time", "the"]},
+    {"question": "春眠不觉晓，处处___啼鸟。", "choices": ["闻", "眠不觉", "Once"]},
+    {"question": "the lazy dog. " * 40, "choices": ["Once upon", "a time"]},
+]
+
+
+@pytest.mark.parametrize("model", ["chooser", "picker"])
+def test_one_of_several_answers(server, models, model):
+    wanted = [predicted(models[model], [{"stem": one["question"], "choices": one["choices"]}])[0] for one in QUESTIONS]
+    found = {}
+
+    def ask(place):
+        found[place] = post(server, "/v1/answer", {"model": model, **QUESTIONS[place]}).json["data"][0]
+
+    together = [threading.Thread(target=ask, args=(place,)) for place in range(len(QUESTIONS))]
+    for one in together:
+        one.start()
+    for one in together:
+        one.join()
+    for place, one in enumerate(wanted):
+        assert found[place].pop("probabilities") == pytest.approx(one.pop("probabilities"), abs=2e-4)
+        same([found[place]], [one])
+
+
+def test_choices_that_cannot_be_judged(server):
+    asked = {"model": "chooser", "question": "the"}
+    assert post(server, "/v1/answer", asked).error["param"] == "choices"
+    assert post(server, "/v1/answer", {**asked, "model": "reader", "choices": ["a", "b"]}).error["param"] == "choices"
+    for wrong in (["fox"], ["fox", "fox"], ["fox", " "], []):
+        assert post(server, "/v1/answer", {**asked, "choices": wrong}).status == 400
+    assert post(server, "/v1/classify", {"model": "chooser", "input": "x"}).error["code"] == "wrong_task"
+
+
+def test_a_model_that_chooses_writes_too(server):
+    body = {"prompt": "the quick", "max_tokens": 5, "temperature": 0}
+    said, other = (post(server, "/v1/completions", {**body, "model": name}).json for name in ("chooser", "writer"))
+    assert said["choices"] == other["choices"]
+
+
+def test_one_document_is_a_ranking(server, models):
+    (one,) = post(server, "/v1/rerank", {"model": "ranker", "query": "the", "documents": ["春眠"]}).json["results"]
+    (score,) = predicted(models["ranker"], [{"query": "the", "candidates": ["春眠"]}])[0]["ranked"]
+    assert one["relevance_score"] == pytest.approx(1 / (1 + np.exp(-score["score"])), abs=2e-4)
 
 
 @pytest.mark.parametrize("num_beams", [None, 1])
