@@ -1,7 +1,8 @@
-"""What packing costs: the perplexity of gptwo-mini on text it was not trained for, beside float32."""
+"""What packing costs beside float32: the perplexity of gptwo-mini on text it was not trained for, and of a sorter."""
 
 from __future__ import annotations
 
+from itertools import product
 from math import exp
 from pathlib import Path
 
@@ -37,4 +38,19 @@ def test_perplexity_stays_within_the_gate(precision, float32):
     growth = exp((sum(float32) - sum(packed)) / len(packed)) - 1
     apart = sum(abs(a - b) for a, b in zip(float32, packed, strict=True)) / len(packed)
     print(f"{precision}: perplexity {growth:+.3%}, log-probabilities {apart:.4f} apart, {len(packed)} tokens")
+    assert growth < GATES[precision]
+
+
+@pytest.mark.parametrize("precision", GATES)
+def test_a_trained_network_of_others_stays_within_the_gate_and_still_sorts(precision, data_set):
+    letters = [list(one) for one in product(range(3), repeat=6)]
+    folder = data_set("gpt_nano_sort")
+    sums = {}
+    for packing in ("fp32", precision):
+        engine = NativeEngine(folder, precision=packing)
+        found = [engine.score([*six, *sorted(six)[:5]], 1) for six in letters]
+        sums[packing] = sum(sum(logprobs[5:]) for logprobs, _ in found)
+        assert all(all(likeliest[5:]) for _, likeliest in found)
+    growth = exp((sums["fp32"] - sums[precision]) / (5 * len(letters))) - 1
+    print(f"{precision}: perplexity {growth:+.4%}")
     assert growth < GATES[precision]
