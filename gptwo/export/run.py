@@ -31,7 +31,7 @@ BYTES = {  # of a weight
 }  # fmt: skip
 NEEDED = {"onnx": "onnx", "gguf": "gguf", "hf": "safetensors"}  # to write
 RUNTIMES = {"onnx": "onnxruntime", "gguf": "xllamacpp", "hf": "transformers"}  # to check
-REFUSE = {"gguf": gguf.refuse, "native": native.refuse}  # models that the format cannot hold
+REFUSE = {"gguf": gguf.refuse}  # models that the format cannot hold
 OTHER_FILES = 20_000_000  # bytes of tokenizer and the like, at most
 
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gptwo.errors import UsageError
+from gptwo.errors import DataError, UsageError
 from gptwo.generate.native import NativeEngine, pick
 from gptwo.generate.native_build import build
+from gptwo.generate.native_packed import AGAIN, read_head
 from gptwo.generate.native_states import hidden_states
 from gptwo.generate.native_weights import open_model
-from gptwo.model.heads import Model
+from gptwo.model.heads import PROJECTIONS, HeadKind, Model
 from gptwo.model.loss import IGNORE
 
 if TYPE_CHECKING:
@@ -161,11 +163,47 @@ def check_positions(positions: np.ndarray, starts: np.ndarray, ends: np.ndarray)
 
 def model_of(engine: NativeEngine) -> Model:
     """What tasks ask, over an engine: its network, whose language head is in the engine alone."""
+    return _over(NativeNetwork(engine.native, engine.config, engine), "language")
+
+
+def _over(network: NativeNetwork, head: str) -> Model:
+    """A model over a network, without its head."""
     model = Model.__new__(Model)
     nn.Module.__init__(model)
-    model.config, model.head_kind = engine.config, "language"
-    model.transformer = cast(Any, NativeNetwork(engine.native, engine.config, engine))
+    model.config, model.head_kind = network.config, cast(HeadKind, head)
+    model.transformer = cast(Any, network)
     return model.eval()
+
+
+def open_on_native(folder: Path, *, precision: str = "auto", threads: int | None = None) -> Pretrained:
+    """The model of a packed folder, on the native engine; arguments and errors as those of `NativeEngine`.
+
+    Raises:
+        DataError: a damaged file, or one that does not fit the config.
+    """
+    from gptwo.model.pretrained import Pretrained, describe
+
+    opened = open_model(folder)
+    assert opened.packed is not None
+    if opened.head == "language":
+        engine = NativeEngine(folder, precision=precision, threads=threads)
+        return Pretrained(model_of(engine), engine.tokenizer, engine.config, folder, engine.info)
+    pick(precision)
+    native = build(opened, opened.packed.choose(precision), threads=threads)
+    head, described = read_head(opened.packed), describe(folder)
+    labels, width = head["weight"].shape
+    if width != opened.config.n_embd or (described.labels and len(described.labels) != labels):
+        raise DataError("The packed head does not fit the config.", where=opened.packed.file, fix=AGAIN)
+    model = _over(NativeNetwork(native, opened.config), opened.head)
+    if opened.head == "token":
+        model.dropout = nn.Dropout(0.0)
+    projection = nn.Linear(width, labels, bias="bias" in head).requires_grad_(False)
+    projection.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in head.items()})
+    setattr(model, PROJECTIONS[model.head_kind], projection)
+    info = {**opened.info, "labels": described.labels or [f"LABEL_{place}" for place in range(labels)]}
+    if described.problem_type:
+        info.setdefault("problem_type", described.problem_type)
+    return Pretrained(model.eval(), opened.tokenizer, opened.config, folder, info)
 
 
 def on_native(pretrained: Pretrained, *, precision: str = "auto", threads: int | None = None) -> Pretrained:

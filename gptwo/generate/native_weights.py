@@ -136,7 +136,7 @@ def give(native: Any, opened: Opened) -> None:
         DataError: a tensor is missing or of another shape, or a packed file is damaged.
     """
     if opened.packed is not None:
-        read_packed(native, opened.packed, opened.config)
+        read_packed(native, opened.packed, opened.config, opened.head)
         return
     wanted, stored = shapes(opened.whole, opened.head), opened.stored
     missing = [name for name in wanted if name not in stored]

@@ -54,11 +54,12 @@ def pick_backend(name: str, model: Any, device: str, precision: str) -> tuple[st
     if name not in BACKENDS:
         raise UsageError(f"There is no backend {name!r}.", where="--backend", fix=did_you_mean(name, BACKENDS))
     packed = precision in PACKED
+    alone = isinstance(model, str | Path) and is_packed(hub.resolve(model))  # nothing else reads the folder
     if name == "torch" and packed:
         raise UsageError(
             f"{precision} is a precision of the native engine.", where="--precision", fix="--backend native"
         )
-    if name == "torch" or (name == "auto" and not packed):
+    if name == "torch" or (name == "auto" and not packed and not alone):
         return "torch", None
     reason = why_not(model, device)
     if reason is None:

@@ -10,7 +10,7 @@ from gptwo.errors import GptwoError, MissingError, UsageError, did_you_mean
 from gptwo.generate.engine import DTYPES
 from gptwo.generate.native import NativeEngine, why_not
 from gptwo.generate.native_build import page_bytes
-from gptwo.generate.native_network import on_native
+from gptwo.generate.native_network import on_native, open_on_native
 from gptwo.generate.native_packed import open_packed
 from gptwo.generate.native_weights import is_packed
 from gptwo.generate.which import BACKENDS, PACKED
@@ -61,6 +61,8 @@ def _packed(source: str | Path | Pretrained, settings: Settings) -> Pretrained |
         source = load(source)
     if use_of(source) != "labels":
         return _native(source, settings)
+    if _packed_in(source) is not None and not isinstance(source, Pretrained):
+        return open_on_native(hub.resolve(source), precision=settings.precision, threads=settings.threads)
     loaded = source if isinstance(source, Pretrained) else load(source)
     return on_native(loaded, precision=settings.precision, threads=settings.threads)
 

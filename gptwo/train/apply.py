@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gptwo import runtime
+from gptwo import hub, runtime
 from gptwo.adapt.store import load
 from gptwo.data.documents import iter_documents
 from gptwo.data.files import expand
@@ -15,7 +15,8 @@ from gptwo.data.sources import Record, Rejects, read_records
 from gptwo.errors import DataError, UsageError
 from gptwo.evaluate.language import score_texts
 from gptwo.evaluate.report import Report, System
-from gptwo.generate.native_network import on_native
+from gptwo.generate.native_network import on_native, open_on_native
+from gptwo.generate.native_weights import is_packed
 from gptwo.generate.which import pick_backend
 from gptwo.model.pretrained import Pretrained
 from gptwo.tasks import restore_task
@@ -91,7 +92,7 @@ def computing(
 
     Args:
         precision: "auto", "fp32", "bf16"; of the native engine also "int8", "int4".
-        backend: "torch", "native", or "auto", which is native where only that has the precision.
+        backend: "torch", "native", or "auto", which is native where only that has the precision or reads the folder.
 
     Raises:
         UsageError: an unknown backend, device or precision.
@@ -99,6 +100,9 @@ def computing(
         DataError: a weight is no number.
     """
     if pick_backend(backend, model, device, precision)[0] == "native":
+        folder = hub.resolve(model)
+        if is_packed(folder):
+            return open_on_native(folder, precision=precision, threads=threads), "fp32"
         loaded = load(model)
         check_weights(loaded)
         return on_native(loaded, precision=precision, threads=threads), "fp32"

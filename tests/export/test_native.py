@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from gptwo.adapt.store import load
+from gptwo.data.sources import Record
 from gptwo.errors import MissingError, UsageError
 from gptwo.export.run import export
 from gptwo.generate.native import NativeEngine
 from gptwo.generate.native_build import PRECISIONS
+from gptwo.train.apply import predict
 from tests.cli.conftest import command  # noqa: F401
 from tests.export.test_run import adapted
 
@@ -51,11 +53,21 @@ def test_an_adapter_is_merged_first(folders, tmp_path):
     )
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("head", ["sequence", "token"])
-def test_label_heads_are_refused(folders, tmp_path, head):
-    with pytest.raises(UsageError, match="label head"):
-        export(folders[head], "native", tmp_path / "out")
-    assert not list(tmp_path.iterdir())
+def test_label_heads_are_packed_too(folders, tmp_path, head, precision):
+    made = export(folders[head], "native", tmp_path / "out", precision=precision)
+    assert (made.precision, made.check.largest, made.check.same_text) == (precision, 0.0, None)
+    assert "gptwo predict" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert not (tmp_path / "out" / "generation_config.json").exists()
+    texts = [
+        Record({"text": text, "tokens": text.split() or ["x"]}, "x", 1) for text in ("the cat sat", "猫坐在垫子上", "")
+    ]
+    asked = {"backend": "native", "precision": precision, "threads": 1}
+    assert predict(made.path, texts) == predict(folders[head], texts, **asked)
+    assert predict(made.path, texts[:1]) == predict(made.path, texts)[:1]
+    with pytest.raises(UsageError, match="native CPU engine"):
+        predict(made.path, texts, backend="torch")
 
 
 def test_without_the_engine_it_says_so(folders, tmp_path, monkeypatch):

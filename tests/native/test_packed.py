@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from gptwo import hub
+from gptwo.data.sources import Record
 from gptwo.errors import DataError, MissingError, UsageError
 from gptwo.generate.native import NativeEngine, isas, why_not
 from gptwo.generate.native_build import PRECISIONS
@@ -194,6 +195,68 @@ def test_tensors_of_other_shapes_are_refused(folder):
     rewrite(file, header, data)
     with pytest.raises(DataError, match="do not fit the config"):
         NativeEngine(folder)
+
+
+# --- heads of labels and tasks
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("task", "head", "fields"), [
+    ("classify", "sequence", {"text": "the quick 春眠"}),
+    ("tag", "token", {"tokens": ["the", "quick", "春"]}),
+    ("match", "sequence", {"text_a": "the", "text_b": "fox"}),
+    ("choice", "language", {"stem": "the quick", "choices": ["fox", "lazy dog", "春眠"]}),
+])  # fmt: skip
+def test_a_packed_folder_does_its_task(tokenizer, tmp_path, task, head, fields, tied):
+    from gptwo.export.native import write
+    from gptwo.model.pretrained import create, save
+    from gptwo.serve.loading import open_model
+    from gptwo.serve.settings import Settings
+    from gptwo.train.apply import predict
+
+    plain = made(tokenizer, vocab_size=tokenizer.vocab_size, tie_word_embeddings=tied)
+    model = plain if head == "language" else create(plain.config, tokenizer, head=head, labels=["a", "b"], seed=3)
+    model.info |= {"task": task, "score": "likelihood"}
+    model.folder = save(model, tmp_path / "plain")
+    place = tmp_path / "packed"
+    place.mkdir()
+    write(model, place, "fp32")
+    write_description(model, place, "float32")
+    records = [Record(fields, "x", 1)]
+    found, wanted = (predict(one, records, precision=kind) for one, kind in ((place, "auto"), (model.folder, "fp32")))
+    assert found[0].keys() == wanted[0].keys()
+    for key, value in wanted[0].items():
+        assert found[0][key] == (pytest.approx(value, abs=2e-4) if isinstance(value, float | list) and key in (
+            "probability", "probabilities") else value)  # fmt: skip
+    served = open_model(place, Settings(backend="native"))
+    assert isinstance(served, NativeEngine) == (head == "language")
+
+
+def test_a_damaged_head_of_labels_is_found(tokenizer, tmp_path):
+    from gptwo.export.native import write
+    from gptwo.generate.native_network import open_on_native
+    from gptwo.model.pretrained import create
+
+    plain = made(tokenizer, vocab_size=tokenizer.vocab_size)
+    model = create(plain.config, tokenizer, head="sequence", labels=["a", "b"], seed=3)
+    write(model, tmp_path, "int8")
+    write_description(model, tmp_path, "float32")
+    file = tmp_path / hub.PACKED
+    content = file.read_bytes()
+    head = open_on_native(tmp_path, threads=1).model.projection.weight
+    assert np.array_equal(head.numpy(), model.model.score.weight.detach().numpy())
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(DataError, match="head of labels is damaged"):
+        open_on_native(tmp_path, threads=1)
+    file.write_bytes(content[:-4])
+    with pytest.raises(DataError, match="not a whole packed file"):
+        open_on_native(tmp_path, threads=1)
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match="bf16 was asked for"):
+        open_on_native(tmp_path, precision="bf16")
+    write_description(plain, tmp_path, "float32")  # the description of another model
+    with pytest.raises(DataError, match="has a head of labels"):
+        open_on_native(tmp_path, threads=1)
 
 
 # --- where it stands
