@@ -22,6 +22,8 @@ Systems
     llama.cpp-bf16, -q8_0, -q4_0            llama.cpp by the package xllamacpp; the model is exported to GGUF first
     openvino-fp16, -int8, -int4             OpenVINO GenAI, from --openvino FOLDER with one folder for each, made by
                                             optimum-cli export openvino --task text-generation-with-past
+    onnxruntime-fp32, -int8                 ONNX Runtime with this project's export, whose graph gives the logits of
+                                            every token of a prompt; int8 by its quantize_dynamic
 A system that is not installed, or cannot take the model, is left out with the reason. Peers may live in a Python
 environment of their own: --peer-python.
 """
@@ -41,6 +43,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import peers
+from peers import PEERS, VOCABULARY, Generate
+
 if TYPE_CHECKING:
     from gptwo.generate.native import NativeEngine
     from gptwo.generate.writer import Writer
@@ -48,17 +53,10 @@ if TYPE_CHECKING:
 
 OURS = ("gptwo-fp32", "gptwo-bf16", "gptwo-int8", "gptwo-int4")
 ON_GPU = ("gptwo-fp32", "gptwo-bf16", "transformers-fp32", "transformers-bf16", "transformers-static-bf16")
-PEERS = (
-    "transformers-fp32", "transformers-bf16", "ctranslate2-int8", "llama.cpp-bf16", "llama.cpp-q8_0", "llama.cpp-q4_0",
-    "openvino-fp16", "openvino-int8", "openvino-int4", "transformers-static-bf16",
-)  # fmt: skip
 SAME = {"fp32": "fp32", "bf16": "bf16", "fp16": "bf16", "int8": "int8", "q8_0": "int8", "int4": "int4", "q4_0": "int4"}
 REPOSITORY = Path(__file__).resolve().parents[1]
-VOCABULARY = 50257
 
-Generate = Callable[[list[list[int]], int], int]
-"""Prompts and how many tokens to add to each; returns how many tokens were written in all."""
-Limit = Callable[[float], dict] | None
+Limit = Callable[[float], dict]
 """Steps of one row per second; returns bytes read per second, and what reading the weights takes of a step."""
 
 
@@ -94,7 +92,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         if options.model is None:
             options.model = random_model(Path(temporary) / "gpt2-random")
-        export_gguf(options)
+        peers.export(options)
         results = run(options)
     show(results, options)
     if options.json:
@@ -132,7 +130,10 @@ def measure(system: str, batch: int, options: argparse.Namespace) -> dict:
 
     name, precision = system.rsplit("-", 1)
     start = time.perf_counter()
-    generate, limit = LOADERS[name](options, precision, batch)
+    if name == "gptwo":
+        generate, limit = load_gptwo(options, precision, batch)
+    else:
+        generate, limit = peers.LOADERS[name](options, precision, batch), None
     loaded = time.perf_counter() - start
     draw = random.Random(batch)
 
@@ -159,7 +160,7 @@ def measure(system: str, batch: int, options: argparse.Namespace) -> dict:
     return found | limit(found["decode"]) if limit and batch == 1 else found
 
 
-# --- systems: each returns what generates, and what measures the limit of its weights where that is known
+# --- ours: what generates, and what measures the limit of its weights
 
 
 def load_gptwo(options: argparse.Namespace, precision: str, batch: int) -> tuple[Generate, Limit]:
@@ -207,111 +208,6 @@ def _greedy(engine: Writer) -> Generate:
         return sum(len(text.ids) for text in texts)
 
     return generate
-
-
-def load_static(options: argparse.Namespace, precision: str, batch: int) -> tuple[Generate, Limit]:
-    """With a static cache generate compiles the step, and records it as a CUDA graph."""
-    return load_transformers(options, precision, batch, static=True)
-
-
-def load_transformers(
-    options: argparse.Namespace, precision: str, batch: int, static: bool = False
-) -> tuple[Generate, Limit]:
-    import torch
-    from transformers import GPT2LMHeadModel
-
-    torch.set_num_threads(options.threads)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    model = GPT2LMHeadModel.from_pretrained(options.model, dtype=dtype).eval().to(options.device)
-
-    def generate(prompts: list[list[int]], new: int) -> int:
-        ids = torch.tensor(prompts, device=options.device)
-        with torch.inference_mode():
-            out = model.generate(
-                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=new, min_new_tokens=new,
-                pad_token_id=0, cache_implementation="static" if static else None,
-            )  # fmt: skip
-        return (out.shape[1] - ids.shape[1]) * out.shape[0]
-
-    return generate, None
-
-
-def load_ctranslate2(options: argparse.Namespace, precision: str, batch: int) -> tuple[Generate, Limit]:
-    import ctranslate2
-
-    folder = Path(options.model).with_suffix(".ct2")
-    if not folder.is_dir():
-        ctranslate2.converters.TransformersConverter(str(options.model)).convert(str(folder), quantization=precision)
-    names = {number: name for name, number in json.loads((Path(options.model) / "vocab.json").read_text()).items()}
-    generator = ctranslate2.Generator(str(folder), device="cpu", intra_threads=options.threads, inter_threads=1)
-
-    def generate(prompts: list[list[int]], new: int) -> int:
-        tokens = [[names[token] for token in prompt] for prompt in prompts]
-        found = generator.generate_batch(
-            tokens, max_length=new, min_length=new, sampling_topk=1, include_prompt_in_result=False, end_token=[]
-        )
-        return sum(len(one.sequences_ids[0]) for one in found)
-
-    return generate, None
-
-
-def load_llama(options: argparse.Namespace, precision: str, batch: int) -> tuple[Generate, Limit]:
-    """llama.cpp's server within this process, asked over loopback for all texts at the same time."""
-    from concurrent.futures import ThreadPoolExecutor
-    from urllib.request import ProxyHandler, Request, build_opener
-
-    import xllamacpp
-
-    params = xllamacpp.CommonParams()
-    params.model.path = str(Path(options.model).with_suffix(f".{precision}.gguf"))
-    params.n_ctx, params.n_parallel, params.n_gpu_layers = batch * 1024, batch, 0
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
-    params.warmup, params.verbosity, params.ui = False, -1, False
-    server = xllamacpp.Server(params)
-    opener = build_opener(ProxyHandler({}))
-
-    def ask(prompt: list[int], new: int) -> int:
-        asked = {"prompt": prompt, "n_predict": new, "temperature": 0.0, "cache_prompt": False, "ignore_eos": True,
-                 "return_tokens": True}  # fmt: skip
-        data = json.dumps(asked).encode()
-        request = Request(f"{server.listening_address}/completion", data, {"Content-Type": "application/json"})
-        with opener.open(request, timeout=600) as answer:
-            return len(json.load(answer)["tokens"])
-
-    def generate(prompts: list[list[int]], new: int) -> int:
-        with ThreadPoolExecutor(batch) as pool:
-            return sum(pool.map(lambda prompt: ask(prompt, new), prompts))
-
-    return generate, None
-
-
-def load_openvino(options: argparse.Namespace, precision: str, batch: int) -> tuple[Generate, Limit]:
-    import numpy as np
-    import openvino as ov
-    import openvino_genai as genai
-
-    if not options.openvino:
-        raise SystemExit("openvino needs --openvino FOLDER, which optimum-cli writes")
-    pipe = genai.LLMPipeline(str(Path(options.openvino) / precision), "CPU", INFERENCE_NUM_THREADS=options.threads)
-
-    def generate(prompts: list[list[int]], new: int) -> int:
-        ids = ov.Tensor(np.array(prompts, np.int64))
-        mask = ov.Tensor(np.ones((len(prompts), len(prompts[0])), np.int64))
-        chosen = genai.GenerationConfig(max_new_tokens=new, ignore_eos=True, do_sample=False)
-        chosen.set_eos_token_id(VOCABULARY - 1)
-        return sum(len(tokens) for tokens in pipe.generate(genai.TokenizedInputs(ids, mask), chosen).tokens)
-
-    return generate, None
-
-
-LOADERS = {
-    "gptwo": load_gptwo,
-    "transformers": load_transformers,
-    "transformers-static": load_static,
-    "ctranslate2": load_ctranslate2,
-    "llama.cpp": load_llama,
-    "openvino": load_openvino,
-}
 
 
 # --- guessing ahead
@@ -396,18 +292,6 @@ def random_tokenizer(folder: Path) -> Tokenizer:
     (folder / "vocab.json").write_text(json.dumps(names, ensure_ascii=False), encoding="utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
     return load_tokenizer(folder)
-
-
-def export_gguf(options: argparse.Namespace) -> None:
-    """The model for llama.cpp, once for all measurements."""
-    for system in options.systems:
-        name, _, precision = system.partition("-")
-        file = Path(options.model).with_suffix(f".{precision}.gguf")
-        if name == "llama.cpp" and not file.is_file():
-            command = [sys.executable, "-m", "gptwo", "export", str(options.model), "--to", "gguf", "--out", str(file)]
-            done = subprocess.run([*command, "--dtype", precision], capture_output=True, text=True)
-            if done.returncode:
-                print(f"{system}: {done.stderr.strip()}", file=sys.stderr)
 
 
 def gpu_name() -> str:
