@@ -10,11 +10,13 @@ import pytest
 
 from gptwo.errors import MissingError
 from gptwo.evaluate import harness
+from gptwo.generate.native import isas
 from gptwo.model.config import GPT2Config
 from gptwo.model.pretrained import create, save
 from gptwo.tokenizer import train_bpe
 
 HERE = importlib.util.find_spec("lm_eval") is not None
+MODELS = ["gptwo", pytest.param("native", marks=pytest.mark.skipif(not isas(), reason="the engine was not built"))]
 needs_lm_eval = pytest.mark.skipif(not HERE, reason='lm_eval is not installed: pip install "gptwo[harness]"')
 
 TEXTS = ["the cat sat on the mat. the dog sat on the log. ", "Anna lives in Berlin, 猫坐在垫子上。 "]
@@ -66,28 +68,34 @@ def results(folder, tmp_path_factory):
              metric_list=[{"metric": "exact_match"}]),
     ]  # fmt: skip
     found = {}
-    for model in ("hf", "gptwo"):
-        arguments = {"pretrained": str(folder)} | ({"dtype": "float32"} if model == "hf" else {})
+    ways = {"hf": {"dtype": "float32"}, "gptwo": {}, "native": {"backend": "native", "precision": "fp32", "threads": 1}}
+    for model, more in ways.items():
+        if model == "native" and not isas():
+            continue
+        arguments = {"pretrained": str(folder), **more}
         found[model] = lm_eval.simple_evaluate(
-            model, model_args=arguments, tasks=[dict(one) for one in tasks], device="cpu", batch_size=2,
+            "hf" if model == "hf" else "gptwo", model_args=arguments, tasks=[dict(one) for one in tasks],
+            device="cpu", batch_size=2,
             bootstrap_iters=0, log_samples=True,
         )  # fmt: skip
     return found
 
 
 @needs_lm_eval
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("task", ["local_choices", "local_texts", "local_writing"])
-def test_the_figures_are_those_of_transformers(results, task):
-    theirs, ours = (results[model]["results"][task] for model in ("hf", "gptwo"))
+def test_the_figures_are_those_of_transformers(results, task, model):
+    theirs, ours = (results[one]["results"][task] for one in ("hf", model))
     numbers = {key: value for key, value in theirs.items() if isinstance(value, float)}
     assert numbers
     assert {key: ours[key] for key in numbers} == pytest.approx(numbers, rel=1e-3)
 
 
 @needs_lm_eval
-def test_every_answer_is_that_of_transformers(results):
+@pytest.mark.parametrize("model", MODELS)
+def test_every_answer_is_that_of_transformers(results, model):
     for task in ("local_choices", "local_writing"):
-        theirs, ours = (results[model]["samples"][task] for model in ("hf", "gptwo"))
+        theirs, ours = (results[one]["samples"][task] for one in ("hf", model))
         for one, other in zip(ours, theirs, strict=True):
             assert one["doc"] == other["doc"]
             if task == "local_writing":
