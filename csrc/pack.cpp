@@ -196,8 +196,24 @@ Packed room(Arena& arena, Precision precision, int N, int K) {
 
 namespace {
 
+// To the biases of panel p what packing took from its outputs when the inputs are `usual`: of E[(W - W') x] the part
+// that is known (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction").
+void give_back(const Packed& packed, int p, const float* rows, int padded, const float* usual) {
+  const Matrix& w = packed.matrix;
+  std::vector<float> kept(static_cast<size_t>(w.K));
+  for (int n = p * LANES; n < std::min(w.N, (p + 1) * LANES); ++n) {
+    packed.row(n, kept.data());
+    const float* row = rows + size_t(n % LANES) * padded;
+    double lost = 0;
+    for (int k = 0; k < w.K; ++k) lost += double(usual[k]) * (double(row[k]) - kept[k]);
+    const_cast<float*>(w.bias)[n] += float(lost);
+  }
+}
+
 // Fill the places of a matrix; read(p, rows) gives the weights of panel p, (16, padded), outputs beyond N zeros.
-void pack_into(Team& team, const Matrix& w, const std::function<void(int p, float* rows)>& read) {
+void pack_into(Team& team, const Packed& packed, const std::function<void(int p, float* rows)>& read,
+               const float* usual = nullptr) {
+  const Matrix& w = packed.matrix;
   const int padded = padded_inputs(w.precision, w.K);
   char* data = const_cast<char*>(w.data);  // this function's to fill
   float* scales = const_cast<float*>(w.scales);
@@ -209,6 +225,7 @@ void pack_into(Team& team, const Matrix& w, const std::function<void(int p, floa
         read(p, rows.data());
         pack_panel(w.precision, rows.data(), padded, data + p * w.panel_bytes, scales + p * LANES,
                    group_scales + size_t(p) * (padded / GROUP_INT4) * LANES);
+        if (usual && w.precision == Precision::int4) give_back(packed, p, rows.data(), padded, usual);
       }
   });
 }
@@ -216,10 +233,13 @@ void pack_into(Team& team, const Matrix& w, const std::function<void(int p, floa
 }  // namespace
 
 Packed pack(Team& team, Arena& arena, Precision precision, const Source& weights, const Source* bias, int N, int K,
-            const std::function<int(int)>& row) {
+            const std::function<int(int)>& row, const float* usual) {
   const Packed packed = room(arena, precision, N, K);
   const int padded = padded_inputs(precision, K);
-  pack_into(team, packed.matrix, [&](int p, float* rows) {
+  if (bias)
+    for (int n = 0; n < N; ++n)
+      if (row(n) >= 0) const_cast<float*>(packed.matrix.bias)[n] = bias->at(row(n), 0);
+  const auto read = [&](int p, float* rows) {
     int from[LANES];
     for (int lane = 0; lane < LANES; ++lane) from[lane] = p * LANES + lane < N ? row(p * LANES + lane) : -1;
     switch (weights.type) {
@@ -227,10 +247,8 @@ Packed pack(Team& team, Arena& arena, Precision precision, const Source& weights
       case Stored::bf16: read_lanes<uint16_t>(weights, from, K, padded, rows, widen_bf16); break;
       case Stored::fp16: read_lanes<uint16_t>(weights, from, K, padded, rows, widen_fp16); break;
     }
-  });
-  if (bias)
-    for (int n = 0; n < N; ++n)
-      if (row(n) >= 0) const_cast<float*>(packed.matrix.bias)[n] = bias->at(row(n), 0);
+  };
+  pack_into(team, packed, read, usual);
   return packed;
 }
 
@@ -238,7 +256,7 @@ Packed pack(Team& team, Arena& arena, Precision precision, int N, int K,
             const std::function<void(int n, float* weights)>& read) {
   const Packed packed = room(arena, precision, N, K);
   const int padded = padded_inputs(precision, K);
-  pack_into(team, packed.matrix, [&](int p, float* rows) {
+  pack_into(team, packed, [&](int p, float* rows) {
     for (int lane = 0; lane < LANES; ++lane) {
       float* line = rows + size_t(lane) * padded;
       if (p * LANES + lane < N)

@@ -33,9 +33,10 @@ struct Packed {
 // Zeroed room for N outputs of K inputs.
 Packed room(Arena& arena, Precision precision, int N, int K);
 
-// Pack N outputs of K inputs; row(n) is the source's row of output n, or -1 for an output of zeros.
+// Pack N outputs of K inputs; row(n) is the source's row of output n, or -1 for an output of zeros. `usual` (K), where it
+// is known, are the inputs' means: what four bits make of an output for these is given back by its bias.
 Packed pack(Team& team, Arena& arena, Precision precision, const Source& weights, const Source* bias, int N, int K,
-            const std::function<int(int)>& row);
+            const std::function<int(int)>& row, const float* usual = nullptr);
 
 // The same from a function that gives the K weights of output n; biases are zeros.
 Packed pack(Team& team, Arena& arena, Precision precision, int N, int K,

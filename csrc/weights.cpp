@@ -19,8 +19,8 @@ Source transposed(Source source) {
 
 }  // namespace
 
-// Biases come before their matrices, which are packed together with them: the caller keeps that order and the
-// memory of a bias until its matrix has been added.
+// Biases come before their matrices, which are packed together with them, and so do the layer norms whose output they
+// take: the caller keeps that order and the memory of a bias until its matrix has been added.
 void Network::add(const std::string& name, const Source& source) {
   const int C = shape.n_embd;
   const auto same = [](int n) { return n; };
@@ -46,22 +46,26 @@ void Network::add(const std::string& name, const Source& source) {
     Layer& layer = layers_[index];
     const bool bias = name.ends_with("bias");
     const auto linear = [&](Packed& into, int slot, Precision precision, int N, int K,
-                            const std::function<int(int)>& row) {
+                            const std::function<int(int)>& row, const Norm* before = nullptr) {
       if (bias)
         pending_[slot] = source;
-      else
-        into = pack(team_, arena_, precision, transposed(source), &pending_[slot], N, K, row);
+      else if (before && before->bias.empty())
+        throw std::invalid_argument("the layer norm comes before " + name);
+      else  // what a layer norm gives lies around its biases
+        into = pack(team_, arena_, precision, transposed(source), &pending_[slot], N, K, row,
+                    before ? before->bias.data() : nullptr);
     };
     if (part == "ln_1") {
       norm(layer.before_attention);
     } else if (part == "ln_2") {
       norm(layer.before_mlp);
     } else if (part == "attn.c_attn") {
-      linear(layer.attention, 0, attention_precision(), shape.n_head * shape.head_rows(), C, [&](int n) { return by_head(n); });
+      linear(layer.attention, 0, attention_precision(), shape.n_head * shape.head_rows(), C,
+             [&](int n) { return by_head(n); }, &layer.before_attention);
     } else if (part == "attn.c_proj") {
       linear(layer.projection, 1, precision_, C, C, same);
     } else if (part == "mlp.c_fc") {
-      linear(layer.up, 2, precision_, shape.n_inner, C, same);
+      linear(layer.up, 2, precision_, shape.n_inner, C, same, &layer.before_mlp);
     } else if (part == "mlp.c_proj") {
       linear(layer.down, 3, precision_, C, shape.n_inner, same);
     } else {
