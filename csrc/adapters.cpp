@@ -38,7 +38,8 @@ void Network::add_branch(int adapter, int index, Place place, Bend bend, int R, 
   const auto same = [](int n) { return n; };
   branch.down = pack(team_, arena, Precision::fp32, down, down_bias.data ? &down_bias : nullptr, R,
                      place == Place::down ? shape.n_inner : C, same);
-  const auto rows = [&](int n) { return place == Place::attention ? by_head(n) : n; };
+  const int of_head = shape.head_rows();
+  const auto rows = [&](int n) { return place == Place::attention ? by_head(n / of_head, n % of_head) : n; };
   branch.up = pack(team_, arena, Precision::fp32, up, up_bias.data ? &up_bias : nullptr,
                    place == Place::attention ? shape.n_head * shape.head_rows() : wide ? shape.n_inner : C, R, rows);
   branch.bend = bend;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 
 namespace gptwo {
@@ -11,7 +12,10 @@ namespace {
 constexpr int SCREEN_FROM = 8;   // rows of logits after which a screen is worth its making
 constexpr int SCREEN_LEFT = 8;   // screening ends where it leaves more than one in so many panels
 constexpr size_t BEFORE_ATTENTION = 1 << 14;  // bytes of the next head's weights that are asked for before attention
+constexpr size_t BEFORE_VALUES = 1 << 13;     // of the values' weights, before queries and keys
 constexpr size_t WHILE_WAITING = 1 << 16;  // bytes of weights that a thread asks for at most while it waits
+constexpr int BLOCK = 2 * LANES;  // outputs of the vocabulary that are computed again together
+constexpr int LIKELY = 32;        // such blocks of a row
 constexpr int OWN_ROWS = 8;  // up to so many rows every thread prepares for itself: cheaper than a barrier
 
 size_t input_stride(int K) { return size_t(round_up(K, 64)) * 4; }  // of the widest form
@@ -25,6 +29,14 @@ Inputs carve(char* memory, int rows, int K) {
   x.scales = reinterpret_cast<float*>(memory + rows * x.stride);
   x.sums = reinterpret_cast<int32_t*>(x.scales + groups);
   return x;
+}
+
+Inputs row_of(const Inputs& x, int r) {
+  Inputs one = x;
+  one.data += size_t(r) * x.stride;
+  one.scales += size_t(r) * x.groups;
+  one.sums += size_t(r) * x.groups;
+  return one;
 }
 
 size_t carved_bytes(int rows, int K) {
@@ -66,20 +78,25 @@ Network::Network(Team& team, const Kernels& kernels, const Shape& shape, Precisi
   residual_ = Buffer(size_t(max_tokens) * width_ * 4);
   mixed_ = Buffer(size_t(max_tokens) * width_ * 4);
   inner_ = Buffer(size_t(max_tokens) * inner_width_ * 4);
-  shared_memory_ = Buffer(carved_bytes(max_tokens, widest));
-  shared_ = carve(shared_memory_.as<char>(), max_tokens, widest);
+  const size_t shared = carved_bytes(max_tokens, widest), own = carved_bytes(OWN_ROWS, widest);
+  const bool two = value_precision() != precision;
+  shared_memory_ = Buffer(two ? 2 * shared : shared);
+  shared_ = second_ = carve(shared_memory_.as<char>(), max_tokens, widest);
+  if (two) second_ = carve(shared_memory_.as<char>() + shared, max_tokens, widest);
   const size_t heads = size_t(max_tokens) * shape.head_rows();
   const size_t attention = attention_scratch(shape.n_positions, shape.head_dim());
   for (int i = 0; i < team.threads(); ++i) {
     Scratch scratch;
-    scratch.memory = Buffer((heads + attention + widest) * 4 + 256 + carved_bytes(OWN_ROWS, widest));
+    scratch.memory = Buffer((heads + attention + widest) * 4 + 256 + (two ? 2 * own : own));
     scratch.heads = scratch.memory.as<float>();
     scratch.attention = scratch.heads + heads;
     scratch.row = scratch.attention + attention;
     const size_t at = ((heads + attention + widest) * 4 + 63) / 64 * 64;
-    scratch.own = carve(scratch.memory.as<char>() + at, OWN_ROWS, widest);
+    scratch.own = scratch.second = carve(scratch.memory.as<char>() + at, OWN_ROWS, widest);
+    if (two) scratch.second = carve(scratch.memory.as<char>() + at + own, OWN_ROWS, widest);
     scratch_.push_back(std::move(scratch));
   }
+  if (rough()) likely_.resize(size_t(max_tokens) * LIKELY);
   lacking_ = {"wte.weight", "wpe.weight", "ln_f.weight", "ln_f.bias"};
   for (int i = 0; i < shape.n_layer; ++i)
     for (const char* part : {"ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"})
@@ -129,9 +146,13 @@ void Network::forward(const std::vector<Span>& spans, const std::vector<int>& ro
 void Network::attention(Worker& worker, int index, const std::vector<Span>& spans, const Rows& all) {
   const Layer& layer = layers_[index];
   const float* residual = residual_.as<float>();
-  const Inputs x = prepared(worker, layer.attention.matrix, residual, width_, all.count, &layer.before_attention);
+  const Norm* norm = &layer.before_attention;
+  const Inputs x = prepared(worker, layer.queries_keys.matrix, residual, width_, all.count, norm);
+  Inputs for_values = x;
+  if (value_precision() != precision_)
+    for_values = prepared(worker, layer.values.matrix, residual, width_, all.count, norm, true);
   lower(worker, index, Place::attention, all, residual, width_, &layer.before_attention);
-  attend(worker, index, spans, x, all);
+  attend(worker, index, spans, x, for_values, all);
   worker.barrier(first_read(worker, layer.projection.matrix));
 }
 
@@ -155,7 +176,7 @@ void Network::rest(Worker& worker, int index, const Rows& all) {
   x = prepared(worker, layer.down.matrix, inner, inner_width_, all.count, nullptr);
   lower(worker, index, Place::down, all, inner, inner_width_, nullptr);
   adapted_product(worker, index, Place::down, layer.down.matrix, x, all, residual, width_, Finish::add);
-  worker.barrier(index + 1 < shape.n_layer ? first_read_heads(worker, layers_[index + 1].attention.matrix)
+  worker.barrier(index + 1 < shape.n_layer ? first_read_heads(worker, layers_[index + 1].queries_keys.matrix)
                                            : first_read(worker, head().matrix));
   behind(worker, index, Place::behind_mlp, all);
 }
@@ -180,7 +201,8 @@ Inputs Network::inputs_for(const Inputs& place, const Matrix& w) const {
 
 // Rows, through a layer norm where there is one, in the form that products with `w` take. Few rows every thread
 // prepares for itself; many are shared out, which ends in a barrier.
-Inputs Network::prepared(Worker& worker, const Matrix& w, const float* rows, size_t stride, int M, const Norm* norm) {
+Inputs Network::prepared(Worker& worker, const Matrix& w, const float* rows, size_t stride, int M, const Norm* norm,
+                         bool second) {
   if (!norm && w.precision == Precision::fp32) {
     Inputs x{};
     x.data = reinterpret_cast<char*>(const_cast<float*>(rows));
@@ -189,7 +211,7 @@ Inputs Network::prepared(Worker& worker, const Matrix& w, const float* rows, siz
   }
   Scratch& scratch = scratch_[worker.index()];
   const bool own = M <= OWN_ROWS;
-  const Inputs x = inputs_for(own ? scratch.own : shared_, w);
+  const Inputs x = inputs_for(own ? second ? scratch.second : scratch.own : second ? second_ : shared_, w);
   const auto prepare = [&](int m) {
     const float* row = rows + size_t(m) * stride;
     if (norm) {
@@ -210,9 +232,11 @@ Inputs Network::prepared(Worker& worker, const Matrix& w, const float* rows, siz
 }
 
 // Each head whole on one thread: its queries, keys and values, then its attention, without a barrier between.
-void Network::attend(Worker& worker, int index, const std::vector<Span>& spans, const Inputs& x, const Rows& all) {
-  const int H = shape.n_head, D = shape.head_dim(), rows = shape.head_rows(), panels = rows / LANES;
-  const Matrix& w = layers_[index].attention.matrix;
+void Network::attend(Worker& worker, int index, const std::vector<Span>& spans, const Inputs& x,
+                     const Inputs& for_values, const Rows& all) {
+  const int H = shape.n_head, D = shape.head_dim(), rows = shape.head_rows(), value_at = shape.value_at();
+  const int panels = value_at / LANES, value_panels = rows / LANES - panels;
+  const Matrix &w = layers_[index].queries_keys.matrix, &values = layers_[index].values.matrix;
   Scratch& scratch = scratch_[worker.index()];
   float scale = 1.0f / std::sqrt(float(D));
   if (shape.scale_attn_by_inverse_layer_idx) scale /= float(index + 1);
@@ -221,19 +245,22 @@ void Network::attend(Worker& worker, int index, const std::vector<Span>& spans, 
     const size_t bytes = block_bytes(D, cache_), offset = (size_t(index) * H + head) * bytes;
     const auto expect = [&](const Span& span) { ask(span.pages[span.position / PAGE] + offset, bytes); };
     if (!spans.empty()) expect(spans[0]);
+    ask(values.data + size_t(head * value_panels) * values.panel_bytes, BEFORE_VALUES);
     kernels_.product(w, x, all.count, head * panels, (head + 1) * panels, scratch.heads, rows, Finish::store);
+    kernels_.product(values, for_values, all.count, head * value_panels, (head + 1) * value_panels,
+                     scratch.heads + value_at, rows, Finish::store);
     if (piece.begin == piece.end) piece = worker.take_part(H, 1);
     if (piece.begin < piece.end) ask(w.data + size_t(piece.begin * panels) * w.panel_bytes, BEFORE_ATTENTION);
     for (const Run& run : all.runs)
-      raise(index, Place::attention, run, head * panels, (head + 1) * panels, scratch.heads, size_t(rows));
-    const float* line = scratch.heads;  // (M, rows): query, key, value
+      raise(index, Place::attention, run, head * (rows / LANES), (head + 1) * (rows / LANES), scratch.heads, size_t(rows));
+    const float* line = scratch.heads;  // (M, rows): query, key; value
     float* out = mixed_.as<float>() + head * D;
     for (size_t s = 0; s < spans.size(); ++s) {
       const Span& span = spans[s];
       for (int i = 0; i < span.count; ++i) {
         const int token = span.position + i;
         const float* key = line + size_t(i) * rows + D;
-        kernels_.remember(span.pages[token / PAGE] + offset, token % PAGE, key, key + D, D, cache_);
+        kernels_.remember(span.pages[token / PAGE] + offset, token % PAGE, key, key - D + value_at, D, cache_);
       }
       const Span* next = s + 1 < spans.size() ? &spans[s + 1] : nullptr;
       if (next) expect(*next);
@@ -254,7 +281,7 @@ Region Network::first_read(const Worker& worker, const Matrix& w) const {
 }
 
 Region Network::first_read_heads(const Worker& worker, const Matrix& w) const {
-  const size_t bytes = size_t(shape.head_rows() / LANES) * w.panel_bytes;
+  const size_t bytes = size_t(shape.value_at() / LANES) * w.panel_bytes;
   return {w.data + size_t(worker.first_part(shape.n_head, 1).begin) * bytes, std::min(bytes, WHILE_WAITING)};
 }
 
@@ -265,24 +292,71 @@ void Network::product(Worker& worker, const Matrix& w, const Inputs& x, int M, f
     kernels_.product(w, x, M, piece.begin, piece.end, out + size_t(piece.begin) * LANES, stride, how);
 }
 
-// Hidden states in the form that the projection takes. Ends in a barrier.
-Inputs Network::head_inputs(Worker& worker, const float* hidden, int R) {
-  const Inputs x = inputs_for(shared_, head().matrix);
+// Hidden states in the form that products with `w` take, in `x`.
+void Network::prepare_hidden(Worker& worker, const Matrix& w, const float* hidden, int R, const Inputs& x) {
   float* row = scratch_[worker.index()].row;
   for (int r = worker.index(); r < R; r += worker.threads()) {
     std::copy_n(hidden + size_t(r) * shape.n_embd, shape.n_embd, row);
     std::fill(row + shape.n_embd, row + width_, 0.0f);
-    kernels_.prepare(head().matrix.precision, row, shape.n_embd, x, r);
+    kernels_.prepare(w.precision, row, shape.n_embd, x, r);
   }
+}
+
+// Hidden states in the form that the projection takes. Ends in a barrier.
+Inputs Network::head_inputs(Worker& worker, const float* hidden, int R) {
+  const Inputs x = inputs_for(shared_, head().matrix);
+  prepare_hidden(worker, head().matrix, hidden, R, x);
   worker.barrier();
   return x;
 }
 
 void Network::logits(const float* hidden, int R, float* out) {
   team_.run([&](Worker& worker) {
+    if (rough()) roughly(worker, hidden, R, out);
     const Inputs x = head_inputs(worker, hidden, R);
-    product(worker, head().matrix, x, R, out, size_t(logits_stride()), Finish::store);
+    if (rough())
+      again(worker, x, R, out);
+    else
+      product(worker, head().matrix, x, R, out, size_t(logits_stride()), Finish::store);
   });
+}
+
+// Logits from four bits.
+void Network::roughly(Worker& worker, const float* hidden, int R, float* out) {
+  const Inputs x = inputs_for(second_, rough_.matrix);
+  prepare_hidden(worker, rough_.matrix, hidden, R, x);
+  worker.barrier(first_read(worker, rough_.matrix));
+  product(worker, rough_.matrix, x, R, out, size_t(logits_stride()), Finish::store);
+}
+
+// The likeliest blocks of logits again, from eight bits: of each row those with the largest numbers.
+void Network::again(Worker& worker, const Inputs& x, int R, float* out) {
+  const Matrix& w = head().matrix;
+  const int blocks = (shape.vocab_size + BLOCK - 1) / BLOCK, likely = std::min(LIKELY, blocks);
+  const size_t stride = size_t(logits_stride());
+  std::vector<float> largest(static_cast<size_t>(blocks)), sorted;
+  for (auto piece = worker.take(R, 1); piece.begin < piece.end; piece = worker.take(R, 1)) {
+    for (int block = 0; block < blocks; ++block) {
+      const float* numbers = out + piece.begin * stride + block * BLOCK;
+      const int at = kernels_.first_largest(numbers, std::min(BLOCK, shape.vocab_size - block * BLOCK));
+      largest[block] = at < 0 ? std::numeric_limits<float>::infinity() : numbers[at];  // what is no number stays none
+    }
+    sorted = largest;
+    std::nth_element(sorted.begin(), sorted.begin() + (likely - 1), sorted.end(), std::greater<>());
+    int* found = likely_.data() + size_t(piece.begin) * LIKELY;
+    const int* end = found + likely;
+    for (int block = 0; block < blocks; ++block)
+      if (largest[block] > sorted[likely - 1]) *found++ = block;
+    for (int block = 0; found < end; ++block)
+      if (largest[block] == sorted[likely - 1]) *found++ = block;
+  }
+  worker.barrier();
+  for (auto piece = worker.take(R * likely, 8); piece.begin < piece.end; piece = worker.take(R * likely, 8))
+    for (int i = piece.begin; i < piece.end; ++i) {
+      const int r = i / likely, panel = likely_[size_t(r) * LIKELY + i % likely] * (BLOCK / LANES);
+      kernels_.product(w, row_of(x, r), 1, panel, std::min(panel + BLOCK / LANES, w.panels),
+                       out + r * stride + panel * LANES, stride, Finish::store);
+    }
 }
 
 // Is there a screen, or is it time to make one? Not for a word or two, not for weights of few bytes, and no longer where

@@ -25,7 +25,9 @@ struct Shape {
   bool scale_attn_by_inverse_layer_idx;
 
   int head_dim() const { return n_embd / n_head; }
-  int head_rows() const { return round_up(3 * head_dim(), LANES); }  // query, key and value of a head, whole panels
+  // A head's query and key, and behind them its value, each in whole panels.
+  int value_at() const { return round_up(2 * head_dim(), LANES); }
+  int head_rows() const { return value_at() + round_up(head_dim(), LANES); }
 };
 
 struct Norm {
@@ -34,7 +36,7 @@ struct Norm {
 
 struct Layer {
   Norm before_attention, before_mlp;
-  Packed attention, projection, up, down;
+  Packed queries_keys, values, projection, up, down;
 };
 
 // A part of the packed weights as a packed file has it: its name, type (of safetensors) and shape, and where it lies.
@@ -150,24 +152,30 @@ class Network {
   struct Scratch {  // of one thread
     Buffer memory;
     float *heads, *attention, *row;
-    Inputs own;  // a few rows that the thread prepares for itself
+    Inputs own, second;  // a few rows that the thread prepares for itself; in another form
   };
-  // Queries, keys and values lose most by four bits: on gptwo-mini they are 3/12 of the blocks' weights and bring
-  // 41 % of the error of the log-probabilities.
-  Precision attention_precision() const { return precision_ == Precision::int4 ? Precision::int8 : precision_; }
+  // Values lose more by four bits than all else: on gptwo-mini they alone would cost 0.7 % of perplexity.
+  Precision value_precision() const { return precision_ == Precision::int4 ? Precision::int8 : precision_; }
+  // In int4 the vocabulary is read in four bits, and the likeliest tokens again in eight, as the embedding has them.
+  bool rough() const { return precision_ == Precision::int4; }
   uint64_t visit(const std::function<int(char*, size_t, int64_t)>& before);
   Inputs inputs_for(const Inputs& place, const Matrix& w) const;
-  Inputs prepared(Worker& worker, const Matrix& w, const float* rows, size_t stride, int M, const Norm* norm);
+  Inputs prepared(Worker& worker, const Matrix& w, const float* rows, size_t stride, int M, const Norm* norm,
+                  bool second = false);
   void attention(Worker& worker, int index, const std::vector<Span>& spans, const Rows& all);
   void rest(Worker& worker, int index, const Rows& all);
-  void attend(Worker& worker, int index, const std::vector<Span>& spans, const Inputs& x, const Rows& all);
+  void attend(Worker& worker, int index, const std::vector<Span>& spans, const Inputs& x, const Inputs& for_values,
+              const Rows& all);
   const Packed& head() const { return head_.matrix.panels ? head_ : table_; }
   bool screening();
+  void prepare_hidden(Worker& worker, const Matrix& w, const float* hidden, int R, const Inputs& x);
   Inputs head_inputs(Worker& worker, const float* hidden, int R);
+  void roughly(Worker& worker, const float* hidden, int R, float* out);
+  void again(Worker& worker, const Inputs& x, int R, float* out);
   void product(Worker& worker, const Matrix& w, const Inputs& x, int M, float* out, size_t stride, Finish how);
   Region first_read(const Worker& worker, const Matrix& w) const;
   Region first_read_heads(const Worker& worker, const Matrix& w) const;
-  int by_head(int n) const;
+  int by_head(int head, int row) const;
   void gather(Worker& worker, const std::vector<int>& rows);
   // Of adapters (adapters.cpp):
   void adapted_product(Worker& worker, int index, Place place, const Matrix& w, const Inputs& x, const Rows& all,
@@ -186,6 +194,7 @@ class Network {
   std::vector<Layer> layers_;
   Norm last_norm_;
   Packed table_, head_;  // token embedding; vocabulary projection where it is another
+  Packed rough_;         // the projection in four bits, in int4
   Screen screen_;
   int asked_ = 0;               // rows for which the largest logits would do, before there was a screen
   std::atomic<size_t> left_{0}, screened_{0};  // panels that were left, and rows
@@ -193,7 +202,8 @@ class Network {
   Source pending_[4];  // biases whose matrices come next
   std::vector<std::string> lacking_;
   Buffer residual_, mixed_, inner_, shared_memory_, screen_memory_;
-  Inputs shared_{};
+  std::vector<int> likely_;  // (R, LIKELY) blocks of logits that are computed again
+  Inputs shared_{}, second_{};
   std::vector<Scratch> scratch_;
   std::map<int, Adapter> adapters_;
   int last_adapter_ = 0, low_stride_ = 0;

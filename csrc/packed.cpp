@@ -59,11 +59,13 @@ void Network::make_room(bool own_head) {
   const auto norm = [&](Norm& into) { into.gain = into.bias = std::vector<float>(padded); };
   table_ = room(arena_, head_precision_, shape.vocab_size, C);
   if (own_head) head_ = room(arena_, head_precision_, shape.vocab_size, C);
+  if (rough()) rough_ = room(arena_, Precision::int4, shape.vocab_size, C);
   positions_.resize(size_t(shape.n_positions) * C);
   for (Layer& layer : layers_) {
     norm(layer.before_attention);
     norm(layer.before_mlp);
-    layer.attention = room(arena_, attention_precision(), shape.n_head * shape.head_rows(), C);
+    layer.queries_keys = room(arena_, precision_, shape.n_head * shape.value_at(), C);
+    layer.values = room(arena_, value_precision(), shape.n_head * (shape.head_rows() - shape.value_at()), C);
     layer.projection = room(arena_, precision_, C, C);
     layer.up = room(arena_, precision_, shape.n_inner, C);
     layer.down = room(arena_, precision_, C, shape.n_inner);
@@ -98,11 +100,13 @@ std::vector<Piece> Network::pieces() {
   };
   matrix("wte", table_, false);
   if (head_.matrix.panels) matrix("lm_head", head_, false);
+  if (rough_.matrix.panels) matrix("lm_head.rough", rough_, false);
   add("wpe.weight", "F32", {size_t(shape.n_positions), C}, positions_.data());
   for (size_t i = 0; i < layers_.size(); ++i) {
     const std::string name = "h." + std::to_string(i) + ".";
     norm(name + "ln_1", layers_[i].before_attention);
-    matrix(name + "attn.c_attn", layers_[i].attention, true);
+    matrix(name + "attn.queries_keys", layers_[i].queries_keys, true);
+    matrix(name + "attn.values", layers_[i].values, true);
     matrix(name + "attn.c_proj", layers_[i].projection, true);
     norm(name + "ln_2", layers_[i].before_mlp);
     matrix(name + "mlp.c_fc", layers_[i].up, true);

@@ -30,8 +30,10 @@ void Network::add(const std::string& name, const Source& source) {
   };
   if (name == "wte.weight") {
     table_ = pack(team_, arena_, head_precision_, source, nullptr, shape.vocab_size, C, same);
+    if (rough()) rough_ = pack(team_, arena_, Precision::int4, source, nullptr, shape.vocab_size, C, same);
   } else if (name == "lm_head.weight") {
     head_ = pack(team_, arena_, head_precision_, source, nullptr, shape.vocab_size, C, same);
+    if (rough()) rough_ = pack(team_, arena_, Precision::int4, source, nullptr, shape.vocab_size, C, same);
   } else if (name == "wpe.weight") {
     positions_.resize(size_t(shape.n_positions) * C);
     for (int p = 0; p < shape.n_positions; ++p)
@@ -60,8 +62,11 @@ void Network::add(const std::string& name, const Source& source) {
     } else if (part == "ln_2") {
       norm(layer.before_mlp);
     } else if (part == "attn.c_attn") {
-      linear(layer.attention, 0, attention_precision(), shape.n_head * shape.head_rows(), C,
-             [&](int n) { return by_head(n); }, &layer.before_attention);
+      const int value_at = shape.value_at(), value_rows = shape.head_rows() - value_at;
+      linear(layer.queries_keys, 0, precision_, shape.n_head * value_at, C,
+             [&](int n) { return by_head(n / value_at, n % value_at); }, &layer.before_attention);
+      linear(layer.values, 0, value_precision(), shape.n_head * value_rows, C,
+             [&](int n) { return by_head(n / value_rows, value_at + n % value_rows); }, &layer.before_attention);
     } else if (part == "attn.c_proj") {
       linear(layer.projection, 1, precision_, C, C, same);
     } else if (part == "mlp.c_fc") {
@@ -77,11 +82,12 @@ void Network::add(const std::string& name, const Source& source) {
   std::erase(lacking_, name);
 }
 
-// The row of the file's matrix for output n of the packed one. A head's query, key and value stand together: one thread
-// computes all three, and then attends.
-int Network::by_head(int n) const {
-  const int D = shape.head_dim(), rows = shape.head_rows(), head = n / rows, at = n % rows;
-  return at < 3 * D ? at / D * shape.n_embd + head * D + at % D : -1;
+// The row of the file's matrix for one of a head's rows, -1 for one of padding. What a head needs stands together: one
+// thread computes its query, key and value, and then attends.
+int Network::by_head(int head, int row) const {
+  const int D = shape.head_dim(), from_value = row - shape.value_at();
+  if (row < 2 * D) return row / D * shape.n_embd + head * D + row % D;
+  return from_value >= 0 && from_value < D ? 2 * shape.n_embd + head * D + from_value : -1;
 }
 
 size_t Network::read_through() {
@@ -101,8 +107,8 @@ size_t Network::read_through() {
       }
   };
   for (const Layer& layer : layers_)
-    for (const Packed* packed : {&layer.attention, &layer.projection, &layer.up, &layer.down}) add(packed->matrix);
-  add(head().matrix);
+    for (const Packed* packed : {&layer.queries_keys, &layer.values, &layer.projection, &layer.up, &layer.down}) add(packed->matrix);
+  add(rough() ? rough_.matrix : head().matrix);
   std::atomic<uint64_t> sum{0};
   team_.run([&](Worker& worker) {
     uint64_t own = 0;

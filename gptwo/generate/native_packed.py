@@ -25,7 +25,7 @@ from gptwo.errors import DataError, GptwoError, MissingError, UsageError
 if TYPE_CHECKING:
     from gptwo.model.config import GPT2Config
 
-LAYOUT = "1"  # of the numbers in the file; a new one whenever csrc/ packs otherwise
+LAYOUT = "2"  # of the numbers in the file; a new one whenever csrc/ packs otherwise
 ALIGNMENT = 64  # of the first tensor
 HEAD = "head."  # what the names of a label head's tensors begin with
 NETWORK = (

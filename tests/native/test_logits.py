@@ -10,7 +10,7 @@ from gptwo.errors import GptwoError
 from gptwo.generate.native import NativeEngine, isas
 from gptwo.generate.native_build import PRECISIONS, page_bytes
 
-from .conftest import all_logits, idle, made
+from .conftest import all_logits, idle, made, sampling
 
 SHAPES = [
     {},
@@ -171,5 +171,27 @@ def test_reading_through_reads_every_matrix_of_a_step(precision, weight):
     model = made(n_embd=64, vocab_size=320)
     native = NativeEngine(model, precision=precision, threads=2).native
     in_blocks, vocabulary = 2 * 12 * 64 * 64, 320 * 64
-    at_least = in_blocks * weight + vocabulary * max(weight, 1)
+    at_least = (in_blocks + vocabulary) * weight
     assert at_least <= native.read_through() <= native.usage()["weight_bytes"]
+
+
+def test_int4_gives_the_likeliest_tokens_their_logits_from_eight_bits():
+    model = made(n_embd=64, vocab_size=4000)
+    table = model.model.transformer.wte.weight.detach().numpy()
+    native = NativeEngine(model, precision="int4", threads=2).native
+    prompts = [[5, 6, 7], [900, 31, 7, 7], [3999]]
+    numbers = [native.open(ids, len(ids), 0, sampling()) for ids in prompts]
+    found = native.logits([(number, len(ids), []) for number, ids in zip(numbers, prompts, strict=True)])
+    again = [native.open(ids, len(ids), 0, sampling()) for ids in prompts]
+    hidden = native.hidden([(number, len(ids), []) for number, ids in zip(again, prompts, strict=True)])
+    for ids, logits, state in zip(prompts, found, hidden[np.cumsum([len(ids) for ids in prompts]) - 1], strict=True):
+        exact = table @ state
+        order = np.argsort(-exact)
+        apart = np.abs(logits - exact) / np.linalg.norm(state)
+        assert apart[order[:20]].max() < 0.015 < 0.05 < apart[order[2000:]].max()
+        assert np.array_equal(logits, all_logits_of(native, ids))  # alone as beside others
+
+
+def all_logits_of(native, ids: list[int]) -> np.ndarray:
+    number = native.open(ids, len(ids), 0, sampling())
+    return native.logits([(number, len(ids), [])])[0]
