@@ -9,14 +9,14 @@
 namespace gptwo {
 namespace {
 
-constexpr int SCREEN_FROM = 8;   // rows of logits after which a screen is worth its making
-constexpr int SCREEN_LEFT = 8;   // screening ends where it leaves more than one in so many panels
-constexpr size_t BEFORE_ATTENTION = 1 << 14;  // bytes of the next head's weights that are asked for before attention
-constexpr size_t BEFORE_VALUES = 1 << 13;     // of the values' weights, before queries and keys
-constexpr size_t WHILE_WAITING = 1 << 16;  // bytes of weights that a thread asks for at most while it waits
-constexpr int BLOCK = 2 * LANES;  // outputs of the vocabulary that are computed again together
+constexpr int SCREEN_FROM = 8;  // rows of logits after which a screen is worth its making
+constexpr int SCREEN_LEFT = 8;  // screening ends where it leaves more than one in so many panels
+constexpr int BLOCK = 2 * LANES;  // outputs of the vocabulary that are computed again together, in int4
 constexpr int LIKELY = 32;        // such blocks of a row
 constexpr int OWN_ROWS = 8;  // up to so many rows every thread prepares for itself: cheaper than a barrier
+// Bytes of weights that are asked for: the next head's before attention, the values' before queries and keys, what
+// comes next while a thread waits.
+constexpr size_t BEFORE_ATTENTION = 1 << 14, BEFORE_VALUES = 1 << 13, WHILE_WAITING = 1 << 16;
 
 size_t input_stride(int K) { return size_t(round_up(K, 64)) * 4; }  // of the widest form
 
@@ -31,16 +31,17 @@ Inputs carve(char* memory, int rows, int K) {
   return x;
 }
 
+size_t carved_bytes(int rows, int K) {
+  return rows * input_stride(K) + size_t(rows) * ((K + GROUP_INT4 - 1) / GROUP_INT4) * 8;
+}
+
+// Row r alone.
 Inputs row_of(const Inputs& x, int r) {
   Inputs one = x;
   one.data += size_t(r) * x.stride;
   one.scales += size_t(r) * x.groups;
   one.sums += size_t(r) * x.groups;
   return one;
-}
-
-size_t carved_bytes(int rows, int K) {
-  return rows * input_stride(K) + size_t(rows) * ((K + GROUP_INT4 - 1) / GROUP_INT4) * 8;
 }
 
 // Ask for memory that is needed soon, into the second cache.
@@ -235,7 +236,7 @@ Inputs Network::prepared(Worker& worker, const Matrix& w, const float* rows, siz
 void Network::attend(Worker& worker, int index, const std::vector<Span>& spans, const Inputs& x,
                      const Inputs& for_values, const Rows& all) {
   const int H = shape.n_head, D = shape.head_dim(), rows = shape.head_rows(), value_at = shape.value_at();
-  const int panels = value_at / LANES, value_panels = rows / LANES - panels;
+  const int all_panels = rows / LANES, panels = value_at / LANES, value_panels = all_panels - panels;
   const Matrix &w = layers_[index].queries_keys.matrix, &values = layers_[index].values.matrix;
   Scratch& scratch = scratch_[worker.index()];
   float scale = 1.0f / std::sqrt(float(D));
@@ -252,15 +253,15 @@ void Network::attend(Worker& worker, int index, const std::vector<Span>& spans, 
     if (piece.begin == piece.end) piece = worker.take_part(H, 1);
     if (piece.begin < piece.end) ask(w.data + size_t(piece.begin * panels) * w.panel_bytes, BEFORE_ATTENTION);
     for (const Run& run : all.runs)
-      raise(index, Place::attention, run, head * (rows / LANES), (head + 1) * (rows / LANES), scratch.heads, size_t(rows));
-    const float* line = scratch.heads;  // (M, rows): query, key; value
+      raise(index, Place::attention, run, head * all_panels, (head + 1) * all_panels, scratch.heads, size_t(rows));
+    const float* line = scratch.heads;  // (M, rows): query and key, value
     float* out = mixed_.as<float>() + head * D;
     for (size_t s = 0; s < spans.size(); ++s) {
       const Span& span = spans[s];
       for (int i = 0; i < span.count; ++i) {
         const int token = span.position + i;
-        const float* key = line + size_t(i) * rows + D;
-        kernels_.remember(span.pages[token / PAGE] + offset, token % PAGE, key, key - D + value_at, D, cache_);
+        const float* query = line + size_t(i) * rows;
+        kernels_.remember(span.pages[token / PAGE] + offset, token % PAGE, query + D, query + value_at, D, cache_);
       }
       const Span* next = s + 1 < spans.size() ? &spans[s + 1] : nullptr;
       if (next) expect(*next);

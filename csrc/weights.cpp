@@ -99,15 +99,17 @@ size_t Network::read_through() {
   size_t total = 0;
   const auto add = [&](const Matrix& w) {
     const size_t groups = w.precision == Precision::int4 ? w.panel_bytes / (GROUP_INT4 * 8) : 0;
-    for (const auto& [data, bytes] : {Chunk{w.data, w.panels * w.panel_bytes},
-                                      Chunk{reinterpret_cast<const char*>(w.group_scales), w.panels * groups * LANES * 2}})
+    const Chunk weights{w.data, w.panels * w.panel_bytes};
+    const Chunk scales{reinterpret_cast<const char*>(w.group_scales), w.panels * groups * LANES * 2};
+    for (const auto& [data, bytes] : {weights, scales})
       for (size_t at = 0; at < bytes; at += READ_AT_ONCE) {
         chunks.push_back({data + at, std::min(READ_AT_ONCE, bytes - at)});
         total += chunks.back().bytes;
       }
   };
   for (const Layer& layer : layers_)
-    for (const Packed* packed : {&layer.queries_keys, &layer.values, &layer.projection, &layer.up, &layer.down}) add(packed->matrix);
+    for (const Packed* packed : {&layer.queries_keys, &layer.values, &layer.projection, &layer.up, &layer.down})
+      add(packed->matrix);
   add(rough() ? rough_.matrix : head().matrix);
   std::atomic<uint64_t> sum{0};
   team_.run([&](Worker& worker) {

@@ -24,8 +24,8 @@ inline int32_t word_at(const char* p) {
 #endif
 #define INLINE inline __attribute__((always_inline))
 
-// Bytes of weights that are asked for ahead of their use, over all panels of a tile; into the second cache, as the first
-// takes fewer at a time.
+// Bytes of weights that are asked for ahead of their use, over all panels of a tile; into the second cache, as the
+// first takes fewer at a time.
 constexpr int AHEAD = 8192;
 
 template <class V, int ROWS, int PANELS>
