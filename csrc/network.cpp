@@ -49,9 +49,6 @@ void ask(const char* begin, size_t bytes) {
   for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(begin + i, 0, 2);
 }
 
-// Panels of a piece of work at least: long ones one by one, or a thread would wait for the other's last four.
-int least_part(const Matrix& w) { return w.panel_bytes > (1 << 14) ? 1 : ABREAST; }
-
 // Row r in float32 as products see it.
 void read_row(Precision precision, const Inputs& x, int r, int K, float* row) {
   const char* from = x.data + size_t(r) * x.stride;
@@ -276,7 +273,7 @@ void Network::attend(Worker& worker, int index, const std::vector<Span>& spans, 
 
 // What a thread reads first in the next stage.
 Region Network::first_read(const Worker& worker, const Matrix& w) const {
-  const Worker::Piece piece = worker.first_part(w.panels, least_part(w));
+  const Worker::Piece piece = worker.first_part(w.panels, ABREAST);
   return {w.data + size_t(piece.begin) * w.panel_bytes,
           std::min(size_t(piece.end - piece.begin) * w.panel_bytes, WHILE_WAITING)};
 }
@@ -288,8 +285,8 @@ Region Network::first_read_heads(const Worker& worker, const Matrix& w) const {
 
 void Network::product(Worker& worker, const Matrix& w, const Inputs& x, int M, float* out, size_t stride,
                       Finish how) {
-  const int size = least_part(w);
-  for (auto piece = worker.take_part(w.panels, size); piece.begin < piece.end; piece = worker.take_part(w.panels, size))
+  for (auto piece = worker.take_part(w.panels, ABREAST); piece.begin < piece.end;
+       piece = worker.take_part(w.panels, ABREAST))
     kernels_.product(w, x, M, piece.begin, piece.end, out + size_t(piece.begin) * LANES, stride, how);
 }
 
