@@ -144,11 +144,11 @@ void Network::forward(const std::vector<Span>& spans, const std::vector<int>& ro
 void Network::attention(Worker& worker, int index, const std::vector<Span>& spans, const Rows& all) {
   const Layer& layer = layers_[index];
   const float* residual = residual_.as<float>();
-  const Norm* norm = &layer.before_attention;
-  const Inputs x = prepared(worker, layer.queries_keys.matrix, residual, width_, all.count, norm);
-  Inputs for_values = x;
-  if (value_precision() != precision_)
-    for_values = prepared(worker, layer.values.matrix, residual, width_, all.count, norm, true);
+  const Matrix &w = layer.queries_keys.matrix, &values = layer.values.matrix;
+  const bool two = values.precision != w.precision;
+  const Inputs x =
+      prepared(worker, w, residual, width_, all.count, &layer.before_attention, two ? &values : nullptr);
+  const Inputs for_values = two ? second_inputs(worker, values, all.count) : x;
   lower(worker, index, Place::attention, all, residual, width_, &layer.before_attention);
   attend(worker, index, spans, x, for_values, all);
   worker.barrier(first_read(worker, layer.projection.matrix));
@@ -198,9 +198,10 @@ Inputs Network::inputs_for(const Inputs& place, const Matrix& w) const {
 }
 
 // Rows, through a layer norm where there is one, in the form that products with `w` take. Few rows every thread
-// prepares for itself; many are shared out, which ends in a barrier.
+// prepares for itself; many are shared out, which ends in a barrier. `also`: a matrix that takes them in another form,
+// which then lies in `second_inputs`.
 Inputs Network::prepared(Worker& worker, const Matrix& w, const float* rows, size_t stride, int M, const Norm* norm,
-                         bool second) {
+                         const Matrix* also) {
   if (!norm && w.precision == Precision::fp32) {
     Inputs x{};
     x.data = reinterpret_cast<char*>(const_cast<float*>(rows));
@@ -209,7 +210,7 @@ Inputs Network::prepared(Worker& worker, const Matrix& w, const float* rows, siz
   }
   Scratch& scratch = scratch_[worker.index()];
   const bool own = M <= OWN_ROWS;
-  const Inputs x = inputs_for(own ? second ? scratch.second : scratch.own : second ? second_ : shared_, w);
+  const Inputs x = inputs_for(own ? scratch.own : shared_, w);
   const auto prepare = [&](int m) {
     const float* row = rows + size_t(m) * stride;
     if (norm) {
@@ -218,6 +219,7 @@ Inputs Network::prepared(Worker& worker, const Matrix& w, const float* rows, siz
       row = scratch.row;
     }
     kernels_.prepare(w.precision, row, w.K, x, m);
+    if (also) kernels_.prepare(also->precision, row, also->K, second_inputs(worker, *also, M), m);
   };
   if (own) {
     for (int m = 0; m < M; ++m) prepare(m);
@@ -227,6 +229,10 @@ Inputs Network::prepared(Worker& worker, const Matrix& w, const float* rows, siz
     worker.barrier();
   }
   return x;
+}
+
+Inputs Network::second_inputs(const Worker& worker, const Matrix& w, int M) const {
+  return inputs_for(M <= OWN_ROWS ? scratch_[worker.index()].second : second_, w);
 }
 
 // Each head whole on one thread: its queries, keys and values, then its attention, without a barrier between.

@@ -161,7 +161,8 @@ class Network {
   uint64_t visit(const std::function<int(char*, size_t, int64_t)>& before);
   Inputs inputs_for(const Inputs& place, const Matrix& w) const;
   Inputs prepared(Worker& worker, const Matrix& w, const float* rows, size_t stride, int M, const Norm* norm,
-                  bool second = false);
+                  const Matrix* also = nullptr);
+  Inputs second_inputs(const Worker& worker, const Matrix& w, int M) const;
   void attention(Worker& worker, int index, const std::vector<Span>& spans, const Rows& all);
   void rest(Worker& worker, int index, const Rows& all);
   void attend(Worker& worker, int index, const std::vector<Span>& spans, const Inputs& x, const Inputs& for_values,
