@@ -94,7 +94,6 @@ Network::Network(Team& team, const Kernels& kernels, const Shape& shape, Precisi
     if (two) scratch.second = carve(scratch.memory.as<char>() + at + own, OWN_ROWS, widest);
     scratch_.push_back(std::move(scratch));
   }
-  if (rough()) likely_.resize(size_t(max_tokens) * LIKELY);
   lacking_ = {"wte.weight", "wpe.weight", "ln_f.weight", "ln_f.bias"};
   for (int i = 0; i < shape.n_layer; ++i)
     for (const char* part : {"ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"})
@@ -315,6 +314,10 @@ Inputs Network::head_inputs(Worker& worker, const float* hidden, int R) {
 }
 
 void Network::logits(const float* hidden, int R, float* out) {
+  if (rough()) {
+    largest_.resize(size_t(R) * blocks());
+    likely_.resize(size_t(R) * LIKELY);
+  }
   team_.run([&](Worker& worker) {
     if (rough()) roughly(worker, hidden, R, out);
     const Inputs x = head_inputs(worker, hidden, R);
@@ -325,31 +328,41 @@ void Network::logits(const float* hidden, int R, float* out) {
   });
 }
 
-// Logits from four bits.
+int Network::blocks() const { return (shape.vocab_size + BLOCK - 1) / BLOCK; }
+
+// Logits from four bits, and the largest of each block.
 void Network::roughly(Worker& worker, const float* hidden, int R, float* out) {
   const Inputs x = inputs_for(second_, rough_.matrix);
   prepare_hidden(worker, rough_.matrix, hidden, R, x);
   worker.barrier(first_read(worker, rough_.matrix));
-  product(worker, rough_.matrix, x, R, out, size_t(logits_stride()), Finish::store);
+  const size_t stride = size_t(logits_stride());
+  const int panels = rough_.matrix.panels, all = blocks();
+  for (auto piece = worker.take_part(panels, ABREAST); piece.begin < piece.end;
+       piece = worker.take_part(panels, ABREAST)) {
+    kernels_.product(rough_.matrix, x, R, piece.begin, piece.end, out + size_t(piece.begin) * LANES, stride,
+                     Finish::store);
+    for (int r = 0; r < R; ++r)
+      for (int n = piece.begin * LANES; n < std::min(piece.end * LANES, shape.vocab_size); n += BLOCK) {
+        const float* numbers = out + r * stride + n;
+        const int at = kernels_.first_largest(numbers, std::min(BLOCK, shape.vocab_size - n));
+        // What is no number stays none.
+        largest_[size_t(r) * all + n / BLOCK] = at < 0 ? std::numeric_limits<float>::infinity() : numbers[at];
+      }
+  }
 }
 
 // The likeliest blocks of logits again, from eight bits: of each row those with the largest numbers.
 void Network::again(Worker& worker, const Inputs& x, int R, float* out) {
   const Matrix& w = head().matrix;
-  const int blocks = (shape.vocab_size + BLOCK - 1) / BLOCK, likely = std::min(LIKELY, blocks);
+  const int all = blocks(), likely = std::min(LIKELY, all);
   const size_t stride = size_t(logits_stride());
-  std::vector<float> largest(static_cast<size_t>(blocks)), sorted;
   for (auto piece = worker.take(R, 1); piece.begin < piece.end; piece = worker.take(R, 1)) {
-    for (int block = 0; block < blocks; ++block) {
-      const float* numbers = out + piece.begin * stride + block * BLOCK;
-      const int at = kernels_.first_largest(numbers, std::min(BLOCK, shape.vocab_size - block * BLOCK));
-      largest[block] = at < 0 ? std::numeric_limits<float>::infinity() : numbers[at];  // what is no number stays none
-    }
-    sorted = largest;
+    const float* largest = largest_.data() + size_t(piece.begin) * all;
+    std::vector<float> sorted(largest, largest + all);
     std::nth_element(sorted.begin(), sorted.begin() + (likely - 1), sorted.end(), std::greater<>());
     int* found = likely_.data() + size_t(piece.begin) * LIKELY;
     const int* end = found + likely;
-    for (int block = 0; block < blocks; ++block)
+    for (int block = 0; block < all; ++block)
       if (largest[block] > sorted[likely - 1]) *found++ = block;
     for (int block = 0; found < end; ++block)
       if (largest[block] == sorted[likely - 1]) *found++ = block;

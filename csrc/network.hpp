@@ -173,6 +173,7 @@ class Network {
   Inputs head_inputs(Worker& worker, const float* hidden, int R);
   void roughly(Worker& worker, const float* hidden, int R, float* out);
   void again(Worker& worker, const Inputs& x, int R, float* out);
+  int blocks() const;
   void product(Worker& worker, const Matrix& w, const Inputs& x, int M, float* out, size_t stride, Finish how);
   Region first_read(const Worker& worker, const Matrix& w) const;
   Region first_read_heads(const Worker& worker, const Matrix& w) const;
@@ -203,7 +204,8 @@ class Network {
   Source pending_[4];  // biases whose matrices come next
   std::vector<std::string> lacking_;
   Buffer residual_, mixed_, inner_, shared_memory_, screen_memory_;
-  std::vector<int> likely_;  // (R, LIKELY) blocks of logits that are computed again
+  std::vector<float> largest_;  // (R, blocks) of the logits from four bits
+  std::vector<int> likely_;     // (R, LIKELY) blocks that are computed again
   Inputs shared_{}, second_{};
   std::vector<Scratch> scratch_;
   std::map<int, Adapter> adapters_;
