@@ -75,9 +75,13 @@ Worker::Piece Worker::take(int total, int size) {
   return {begin, begin + size < total ? begin + size : total};
 }
 
+// Half of an even share of what is left, in multiples of `size`, at least one.
+int Worker::half_share(int left, int size) const {
+  return std::max(left / (2 * team_.threads_) / size * size, size);
+}
+
 Worker::Piece Worker::first_part(int total, int size) const {
-  const int even = total / (2 * team_.threads_), count = even > size ? even / size * size : size;
-  const int begin = std::min(total, index_ * count);
+  const int count = half_share(total, size), begin = std::min(total, index_ * count);
   return {begin, std::min(total, begin + count)};
 }
 
@@ -87,13 +91,13 @@ Worker::Piece Worker::take_part(int total, int size) {
     began_ = true;
     return first;
   }
-  const int even = total / (2 * team_.threads_), start = team_.threads_ * (even > size ? even / size * size : size);
+  const int start = team_.threads_ * half_share(total, size);
   std::atomic<int>& next = team_.counters_[stage_ % 2].next;  // counts from `start`
   int taken = next.load(std::memory_order_relaxed), count;
   do {
-    const int left = total - start - taken, share = left / (2 * team_.threads_);
+    const int left = total - start - taken;
     if (left <= 0) return {total, total};
-    count = std::min(left, share > size ? share / size * size : size);
+    count = std::min(left, half_share(left, size));
   } while (!next.compare_exchange_weak(taken, taken + count, std::memory_order_relaxed));
   return {start + taken, start + taken + count};
 }

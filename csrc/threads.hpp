@@ -12,6 +12,7 @@ namespace gptwo {
 
 class Team;
 
+// Memory that a thread is going to read.
 struct Region {
   const char* begin = nullptr;
   size_t bytes = 0;
@@ -30,7 +31,7 @@ class Worker {
   };
   Piece take(int total, int size);
   // The same in large pieces that become smaller towards the end: half of an even share of what is left, in multiples
-  // of `size`. The first of a stage is always the same for a thread.
+  // of `size`. The first of a stage is always the same for a thread: `first_part`.
   Piece take_part(int total, int size);
   Piece first_part(int total, int size) const;
 
@@ -39,6 +40,8 @@ class Worker {
   void barrier(Region next = {});
 
  private:
+  int half_share(int left, int size) const;
+
   Team& team_;
   int index_, stage_ = 0;
   bool began_ = false;  // took its first part of this stage
