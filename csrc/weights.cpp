@@ -19,8 +19,9 @@ Source transposed(Source source) {
 
 }  // namespace
 
-// Biases come before their matrices, which are packed together with them, and so do the layer norms whose output they
-// take: the caller keeps that order and the memory of a bias until its matrix has been added.
+// A projection of its own comes before the token embedding. Biases come before their matrices, which are packed
+// together with them, and so do the layer norms whose output they take: the caller keeps that order and the memory of a
+// bias until its matrix has been added.
 void Network::add(const std::string& name, const Source& source) {
   const int C = shape.n_embd;
   const auto same = [](int n) { return n; };
@@ -30,7 +31,8 @@ void Network::add(const std::string& name, const Source& source) {
   };
   if (name == "wte.weight") {
     table_ = pack(team_, arena_, head_precision_, source, nullptr, shape.vocab_size, C, same);
-    if (rough()) rough_ = pack(team_, arena_, Precision::int4, source, nullptr, shape.vocab_size, C, same);
+    if (rough() && !head_.matrix.panels)
+      rough_ = pack(team_, arena_, Precision::int4, source, nullptr, shape.vocab_size, C, same);
   } else if (name == "lm_head.weight") {
     head_ = pack(team_, arena_, head_precision_, source, nullptr, shape.vocab_size, C, same);
     if (rough()) rough_ = pack(team_, arena_, Precision::int4, source, nullptr, shape.vocab_size, C, same);
@@ -124,7 +126,7 @@ size_t Network::read_through() {
         for (uint64_t word : words) own ^= word;
       }
     }
-    sum ^= own;
+    sum ^= own;  // or the compiler might leave the reading out
   });
   return total;
 }

@@ -110,9 +110,10 @@ def is_packed(folder: Path) -> bool:
 def shapes(config: GPT2Config, head: str = "language") -> dict[str, tuple[int, ...]]:
     """The tensors that a model has below its label head, as files store them, in the order the engine wants them."""
     C, inner = config.n_embd, config.inner
-    named: dict[str, tuple[int, ...]] = {"wte.weight": (config.vocab_size, C)}
+    named: dict[str, tuple[int, ...]] = {}
     if not config.tie_word_embeddings and head == "language":
         named["lm_head.weight"] = (config.vocab_size, C)
+    named["wte.weight"] = (config.vocab_size, C)
     named["wpe.weight"] = (config.n_positions, C)
     for layer in range(config.n_layer):
         for part, size in (("ln_1", (C,)), ("ln_2", (C,))):
