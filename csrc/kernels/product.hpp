@@ -222,7 +222,7 @@ void product(const gptwo::Matrix& w, const gptwo::Inputs& x, int M, int begin, i
   for (int p = begin; p < end; p += ABREAST, out += 16 * ABREAST) {  // they stay in the cache for all rows
     const int last = p + ABREAST < end ? p + ABREAST : end;
     for (int t = 0, m = 0; t < tiles; ++t) {
-      const int rows = (M - m + tiles - t - 1) / (tiles - t);  // even shares: 8 rows are 4 + 4, not 6 + 2
+      const int rows = (M - m + tiles - t - 1) / (tiles - t);  // even shares: 12 rows are 6 + 6, not 8 + 4
       product_of<V, V::ROWS>(rows, w, x, m, p, last, out + m * stride, stride, how);
       m += rows;
     }
