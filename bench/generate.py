@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 OURS = ("gptwo-fp32", "gptwo-bf16", "gptwo-int8", "gptwo-int4")
 ON_GPU = ("gptwo-fp32", "gptwo-bf16", "transformers-fp32", "transformers-bf16", "transformers-static-bf16")
 SAME = {"fp32": "fp32", "bf16": "bf16", "fp16": "bf16", "int8": "int8", "q8_0": "int8", "int4": "int4", "q4_0": "int4"}
+BEGIN, END = "<!-- by bench/generate.py -->", "<!-- up to here -->"
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 Limit = Callable[[float], dict]
@@ -75,6 +76,8 @@ def main() -> None:
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has the peers")
     parser.add_argument("--copying", type=Path, help="a text: continue it where it has begun a second time")
     parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--figures", type=Path, help="measure nothing: report what --json wrote")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="also write the tables here: docs/results.md")
     parser.add_argument("--worker", nargs=2, metavar=("SYSTEM", "BATCH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -89,14 +92,22 @@ def main() -> None:
     if options.copying:
         copying(options)
         return
-    with tempfile.TemporaryDirectory() as temporary:
-        if options.model is None:
-            options.model = random_model(Path(temporary) / "gpt2-random")
-        peers.export(options)
-        results = run(options)
-    show(results, options)
+    if options.figures:
+        results = json.loads(options.figures.read_text())
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            if options.model is None:
+                options.model = random_model(Path(temporary) / "gpt2-random")
+            peers.export(options)
+            results = run(options)
+    machine = f"{options.threads} threads" if options.device == "cpu" else gpu_name()
+    model = os.path.basename(str(options.model))
+    print(f"{machine}; prompt {options.prompt}, {options.new} new tokens, greedy; {model}")
+    print(report(results, options))
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
+    if options.write:
+        write(report(results, options), options.write)
 
 
 def run(options: argparse.Namespace) -> dict:
@@ -300,40 +311,56 @@ def gpu_name() -> str:
     return torch.cuda.get_device_name()
 
 
-def show(results: dict, options: argparse.Namespace) -> None:
-    machine = f"{options.threads} threads" if options.device == "cpu" else gpu_name()
-    model = os.path.basename(str(options.model))
-    print(f"{machine}; prompt {options.prompt}, {options.new} new tokens, greedy; {model}")
+def report(results: dict, options: argparse.Namespace) -> str:
+    """Medians of every system, and ours beside the best peer of equal bits, as Markdown."""
     found = {
         system: {
-            batch: {name: statistics.median(one[name] for one in rounds) for name in rounds[0] if rounds[0][name]}
+            int(batch): {name: statistics.median(one[name] for one in rounds) for name in rounds[0] if rounds[0][name]}
             for batch, rounds in by_batch.items()
         }
         for system, by_batch in results["systems"].items()
     }
-    heads = "".join(f" | b{batch} tokens/s | first s | peak GB" for batch in options.batches)
-    print(f"system{heads} | of the limit | GB/s | prompt tokens/s | load s")
+    heads = [f"b{batch} tokens/s | first s | peak GB" for batch in options.batches]
+    lines = [" | ".join(["| system", *heads, "of the limit", "GB/s", "prompt tokens/s", "load s |"])]
+    lines.append("|---" * (5 + 3 * len(options.batches)) + "|")
     for system, by_batch in found.items():
         cells = [system]
         for batch in options.batches:
             one = by_batch.get(batch)
-            cells += [f"{one['decode']:.0f}", f"{one['first']:.3f}", f"{one['peak'] / 1e9:.2f}"] if one else [""] * 3
+            cells += [f"{one['decode']:,.0f}", f"{one['first']:.3f}", f"{one['peak'] / 1e9:.2f}"] if one else [""] * 3
         one = by_batch.get(1, {})
         cells += [f"{one['share']:.0%}", f"{one['bandwidth'] / 1e9:.0f}"] if "share" in one else [""] * 2
-        cells += [f"{one['prefill']:.0f}", f"{one['load']:.2f}"] if one else [""] * 2
-        print(" | ".join(cells))
-    for ours in OURS:
-        precision = ours.rpartition("-")[2]
-        peers = {name: by for name, by in found.items() if name in PEERS and SAME[name.rpartition("-")[2]] == precision}
-        for what in ("decode", "prefill"):
-            for batch in options.batches if what == "decode" else [1]:
-                others = {name: by[batch][what] for name, by in peers.items() if what in by.get(batch, {})}
-                if others and what in found.get(ours, {}).get(batch, {}):
-                    best = max(others, key=lambda name: others[name])
-                    ratio = found[ours][batch][what] / others[best]
-                    print(f"{ours}, {what}, batch {batch}: {ratio:.2f} x {best}")
-    for system, reason in results["left out"].items():
-        print(f"left out: {system}: {reason}")
+        cells += [f"{one['prefill']:,.0f}", f"{one['load']:.2f}"] if one else [""] * 2
+        lines.append(f"| {' | '.join(cells)} |")
+    columns = [*[("decode", batch) for batch in options.batches], ("prefill", 1)]
+    names = [f"b{batch}" if what == "decode" else "reading" for what, batch in columns]
+    lines += ["", f"| ours, × the best peer | {' | '.join(names)} |", "|---" * (1 + len(columns)) + "|"]
+    for ours in [system for system in OURS if system in found]:
+        cells = [ours]
+        for what, batch in columns:
+            others = {
+                name: by[batch][what]
+                for name, by in found.items()
+                if name in PEERS
+                and SAME[name.rpartition("-")[2]] == ours.rpartition("-")[2]
+                and what in by.get(batch, {})
+            }
+            best = max(others, key=lambda name: others[name], default="")
+            own = found[ours].get(batch, {}).get(what)
+            cells.append(f"{own / others[best]:.2f} {best}" if own and best else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [f"left out: {system}: {reason}" for system, reason in results["left out"].items()]
+    return "\n".join(lines)
+
+
+def write(text: str, page: Path) -> None:
+    """Put a report into a page, between two lines that mark its place."""
+    old = page.read_text(encoding="utf-8")
+    before, mark, rest = old.partition(f"{BEGIN}\n")
+    _, end, after = rest.partition(f"{END}\n")
+    if not mark or not end:
+        raise SystemExit(f"{page} has no lines {BEGIN} and {END} for the report to stand between")
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}\n{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
