@@ -53,6 +53,10 @@ def pick_backend(name: str, model: Any, device: str, precision: str) -> tuple[st
     """
     if name not in BACKENDS:
         raise UsageError(f"There is no backend {name!r}.", where="--backend", fix=did_you_mean(name, BACKENDS))
+    if precision not in WRITES:
+        raise UsageError(
+            f"There is no precision {precision!r}.", where="--precision", fix=did_you_mean(precision, WRITES)
+        )
     packed = precision in PACKED
     alone = isinstance(model, str | Path) and is_packed(hub.resolve(model))  # nothing else reads the folder
     if name == "torch" and packed:

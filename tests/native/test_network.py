@@ -250,7 +250,9 @@ def test_what_writes_is_the_native_engine_wherever_it_can(folders, monkeypatch):
         assert pick_writer("auto", model, "cpu", precision) == ("native", None)
     assert pick_writer("torch", model, "auto", "auto") == ("torch", None)
     assert pick_writer("auto", model, "cuda", "auto") == ("torch", None)
-    assert pick_writer("auto", model, "auto", "fp16") == ("torch", None)
+    with pytest.raises(UsageError) as refused:
+        pick_writer("auto", model, "auto", "fp16")
+    assert "bf16" in str(refused.value.fix)
     monkeypatch.setattr("gptwo.generate.which.sees_gpu", lambda: True)
     assert pick_writer("auto", model, "auto", "auto") == ("torch", None)
     assert pick_writer("auto", model, "cpu", "auto") == ("native", None)
