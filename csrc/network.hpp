@@ -95,6 +95,10 @@ struct Span {
   const Adapter* adapter = nullptr;
 };
 
+// A place for rows of K numbers in every precision, with their scales and sums, in memory for `rows` of them.
+Inputs carve(char* memory, int rows, int K);
+size_t carved_bytes(int rows, int K);
+
 class Network {
  public:
   // Weights are added by name (HF names below "transformer."); `ready` says what is missing, empty when complete.
